@@ -1,0 +1,291 @@
+"""Every verb as a function; the command line and the apps call nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from abbe.batch import Batch, BatchResult, Found, Outputs
+from abbe.data.inputs import find_images
+from abbe.data.read import Image, describe, read
+from abbe.errors import AbbeError
+from abbe.learn import Evaluation, Trained, evaluate_model, train_recipe
+from abbe.methods.catalog import entry, module_of, variant
+from abbe.model import Model, Segmentation, extents, load_model, open_plane
+from abbe.report.measure import measure_labels
+from abbe.settings import ImageSettings, SegmentSettings
+from abbe.tiling.rescale import scaled_shape
+from abbe.train.settings import build_config
+from abbe.weights.file import read_model
+from abbe.weights.load import load_strict
+
+__all__ = [
+    "create",
+    "evaluate",
+    "info",
+    "load",
+    "measure",
+    "measure_files",
+    "read",
+    "segment",
+    "segment_files",
+    "train",
+]
+
+Tell = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+def load(name: str | Path = "nuclei") -> Model:
+    """Load a model by the name of a bundled one, a file, or the folder of a training.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such model, or the file cannot be used; the sentence says why.
+    """
+    return load_model(name)
+
+
+def create(name: str, *, weights: str | Path | None = None, **config: Any) -> Any:
+    """Build a bare network of the catalog, its forward as in the paper.
+
+    Parameters
+    ----------
+    name
+        As ``abbe models`` lists them.
+    weights
+        A model file of Abbe whose network this is; random weights unless given.
+    **config
+        Fields of the network's config that differ from the published ones.
+
+    Returns
+    -------
+    torch.nn.Module
+        In training mode, on the CPU.
+    """
+    base = variant(name)
+    network = module_of(entry(name).file).build(
+        build_config(type(base), dataclasses.asdict(base) | config, f"create({name!r})")
+    )
+    if weights is not None:
+        tensors, _ = read_model(weights)
+        inner = {key.removeprefix("network."): tensor for key, tensor in tensors.items()}
+        load_strict(network, inner, str(weights))
+    return network
+
+
+def segment(image: Any, model: str | Path | Model = "nuclei", **settings: Any) -> Segmentation:
+    """Find and measure the objects of one image.
+
+    Parameters
+    ----------
+    image
+        A path, an array (YX, CYX with ``axes="CYX"``, or 8-bit colour YXC), or what :func:`read` gave.
+    model
+        Name, file, or what :func:`load` gave; give a loaded one when there are many images.
+    **settings
+        Fields of :class:`~abbe.settings.SegmentSettings`, such as ``channel=0`` or ``min_area=50``.
+
+    Returns
+    -------
+    Segmentation
+        ``labels`` (Y, X), ``objects`` (a table, one row each), ``overlay()``, ``save(folder)``.
+
+    Raises
+    ------
+    AbbeError
+        When the image cannot be read, does not fit the model, or an option does not exist.
+
+    Examples
+    --------
+    >>> import abbe, skimage.data
+    >>> result = abbe.segment(skimage.data.human_mitosis())  # doctest: +SKIP
+    >>> result.objects[["label", "area"]].head()  # doctest: +SKIP
+    """
+    loaded = model if isinstance(model, Model) else load(model)
+    return loaded.predict(image, build_config(SegmentSettings, settings, "segment"))
+
+
+def segment_files(
+    inputs: Sequence[str | Path],
+    outputs: Outputs,
+    model: str | Path = "nuclei",
+    settings: SegmentSettings | None = None,
+    *,
+    command: Sequence[str] = ("abbe.segment_files",),
+    tell: Tell = logger.info,
+    progress: Callable[[float], None] | None = None,
+) -> BatchResult:
+    """Segment and measure many images into a folder of masks, tables, overlays and a report.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders, patterns.
+    outputs
+        Where to write, and what beside the masks.
+    model
+        Name or file.
+    settings
+        Options for all images.
+    command
+        What to call the run in its record.
+    tell
+        Gets a line for every image.
+    progress
+        Gets the finished part of the image in hand, 0 to 1.
+
+    Raises
+    ------
+    AbbeError
+        When the inputs lead to nothing, or the model or the folder cannot be used.
+    """
+    settings = settings or SegmentSettings()
+    found = find_images(inputs)
+    loaded = load(model)
+    device = loaded.predictor(settings).device
+    title = f"{loaded.name.capitalize()} in {_images(len(found))}"
+    batch = Batch(outputs, loaded.identity(settings), title, command, loaded.record(), device)
+
+    def find(path: Path) -> Found:
+        return loaded.predict(path, settings, progress=progress).found()
+
+    return batch.run(found, find, tell)
+
+
+def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
+    """Measure the objects of a mask that exists already.
+
+    Parameters
+    ----------
+    labels
+        A path or an array (Y, X) of whole numbers, 0 for background.
+    image
+        The image they belong to, for intensities and pixel size; a path, an array, or what :func:`read` gave.
+    **settings
+        Fields of :class:`~abbe.settings.ImageSettings`, which say how to read the image.
+    """
+    plane = None if image is None else open_plane(image, build_config(ImageSettings, settings, "measure"))
+    return measure_labels(_read_mask(labels, plane), plane)
+
+
+def measure_files(
+    inputs: Sequence[str | Path],
+    labels: Path,
+    outputs: Outputs,
+    settings: ImageSettings | None = None,
+    *,
+    command: Sequence[str] = ("abbe.measure_files",),
+    tell: Tell = logger.info,
+) -> BatchResult:
+    """Measure many images with the masks of a folder: ``<stem>_labels.tif``, ``<stem>_mask.png`` or ``<stem>.tif``."""
+    settings = settings or ImageSettings()
+    found = find_images(inputs)
+    masks = {item.path: _find_mask(labels, item.relative) for item in found}
+    identity = {"labels": str(labels), **dataclasses.asdict(settings)}
+    batch = Batch(outputs, identity, f"Objects in {_images(len(found))}", command)
+
+    def find(path: Path) -> Found:
+        mask = masks[path]
+        if mask is None:
+            raise AbbeError(
+                f"{path}: no mask in {labels}; expected {path.stem}_labels.tif or {path.stem}_mask.png"
+            )
+        plane = open_plane(path, settings)
+        array = _read_mask(mask, plane)
+        return Found(plane, array, measure_labels(array, plane), write_labels=False)
+
+    return batch.run(found, find, tell)
+
+
+def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
+    """Train the method of a recipe on annotated images; see :func:`abbe.learn.train_recipe` for the options."""
+    folders = [data] if isinstance(data, str | Path) else list(data)
+    return train_recipe(recipe, folders, **options)
+
+
+def evaluate(
+    model: str | Path | Model, data: str | Path, *, split: str | None = None, **settings: Any
+) -> Evaluation:
+    """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
+
+    Parameters
+    ----------
+    model
+        Name, file, or what :func:`load` gave.
+    data
+        A folder with images and their labels.
+    split
+        Which of the folder's splits to take where it has some: test unless given.
+    **settings
+        Fields of :class:`~abbe.settings.SegmentSettings`.
+    """
+    loaded = model if isinstance(model, Model) else load(model)
+    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"))
+
+
+def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str, Any]:
+    """Say what an image is, and what a model would do with it: ``axes``, ``dtype``, ``pixel_size``, ..., ``plan``."""
+    chosen = build_config(SegmentSettings, settings, "info")
+    image = read(source, axes=chosen.axes)
+    try:
+        plan = _plan(image, load(model), chosen)
+    except AbbeError as error:
+        plan = str(error)
+    return describe(image) | {"plan": plan}
+
+
+def _plan(image: Image, model: Model, settings: SegmentSettings) -> str:
+    plane = open_plane(image, settings)
+    model.reader(plane)
+    predictor = model.predictor(settings)
+    scale = model.scale(plane, predictor, settings)
+    tiles = len(model.grid(scaled_shape(extents(plane), scale), predictor, settings.tile))
+    seen = "at its own size" if scale == 1 else f"scaled by {scale:.2f}"
+    channels = "colour" if plane.rgb else f"{plane.n_channels} channel{'s' * (plane.n_channels > 1)}"
+    return (
+        f"model {model.name!r} takes {channels}, {plane.height} x {plane.width} px {seen}, in {tiles} "
+        f"tile{'s' * (tiles > 1)} on {predictor.device} in {predictor.precision} ({predictor.backend})"
+    )
+
+
+def _read_mask(labels: Any, plane: Image | None) -> np.ndarray:
+    """Read whole-number labels (Y, X) that fit an image."""
+    mask = labels if isinstance(labels, Image) else read(labels)
+    flat = mask.planar()
+    if flat.n_channels != 1 or flat.dtype.kind not in "uib":
+        raise AbbeError(
+            f"{mask.name}: {flat.n_channels} channels of {flat.dtype}, but a mask is one channel of whole numbers"
+        )
+    if plane is not None and extents(flat) != extents(plane):
+        raise AbbeError(f"{mask.name}: {extents(flat)} pixels, but {plane.name} has {extents(plane)}")
+    return flat.region(0, flat.height, 0, flat.width)[0].astype(np.int32)
+
+
+def _find_mask(folder: Path, relative: Path) -> Path | None:
+    """Find the mask of an image below a folder, mirrored or flat."""
+    endings = (
+        "_labels.tif",
+        "_labels.tiff",
+        "_labels.png",
+        "_mask.tif",
+        "_mask.png",
+        ".tif",
+        ".tiff",
+        ".png",
+        ".npy",
+    )
+    bases = (folder / relative, folder / relative.name)
+    found = (base.with_name(base.name + ending) for base in bases for ending in endings)
+    return next((path for path in found if path.exists()), None)
+
+
+def _images(number: int) -> str:
+    return f"{number} image{'s' * (number != 1)}"

@@ -1,0 +1,383 @@
+"""The command line: one function per verb. Texts of options come from ``settings``; torch waits until it is needed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from abbe import __version__
+from abbe.errors import AbbeError
+from abbe.settings import ImageSettings, SegmentSettings
+
+Flat = Parameter(name="*")
+"""The fields of a settings class become options of their own."""
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+app = App(
+    default_parameter=Parameter(negative=()),
+    name="abbe",
+    help="Deep-learning image analysis for microscopy: counts and measurements from a folder of images.",
+    version=__version__,
+    version_flags=["--version"],
+)
+
+
+@app.command
+def segment(
+    images: list[str],
+    /,
+    *,
+    model: str = "nuclei",
+    out: Path = Path("abbe-results"),
+    settings: Annotated[SegmentSettings | None, Flat] = None,
+    rois: bool = False,
+    overwrite: bool = False,
+) -> int:
+    """Find, count and measure objects: masks, objects.csv, images.csv, overlays and report.html.
+
+    Parameters
+    ----------
+    images
+        Files, folders (with all below them) or patterns.
+    model
+        Name of a bundled model, a model file, or the folder of a training.
+    out
+        Folder for the results; it mirrors the folders of the images.
+    rois
+        Also write outlines: ImageJ ROI zips, and GeoJSON for QuPath.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.api import segment_files
+    from abbe.batch import Outputs
+
+    with Display() as display:
+        result = segment_files(
+            images,
+            Outputs(out, rois, overwrite),
+            model,
+            settings,
+            command=["abbe", *sys.argv[1:]],
+            tell=display.tell,
+            progress=display.progress,
+        )
+    return close(result)
+
+
+@app.command
+def measure(
+    images: list[str],
+    /,
+    *,
+    labels: Path,
+    out: Path = Path("abbe-results"),
+    settings: Annotated[ImageSettings | None, Flat] = None,
+    overwrite: bool = False,
+) -> int:
+    """Measure the objects of masks that exist already, as `segment` measures those it finds.
+
+    Parameters
+    ----------
+    images
+        Files, folders or patterns.
+    labels
+        Folder of the masks: <stem>_labels.tif, <stem>_mask.png or <stem>.tif for each image.
+    out
+        Folder for the results.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.api import measure_files
+    from abbe.batch import Outputs
+
+    with Display() as display:
+        command = ["abbe", *sys.argv[1:]]
+        outputs = Outputs(out, overwrite=overwrite)
+        result = measure_files(images, labels, outputs, settings, command=command, tell=display.tell)
+    return close(result)
+
+
+@app.command
+def train(
+    recipe: str,
+    /,
+    *overrides: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    data: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    out: Path | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+) -> int:
+    """Train a model on annotated images; any setting of the recipe can be changed: --train.epochs 20.
+
+    Images and labels are found as images/ beside masks/, a.tif beside a_mask.tif, COCO JSON, or ImageJ ROI zips.
+
+    Parameters
+    ----------
+    recipe
+        Name of a recipe (see `abbe recipes`) or a TOML file.
+    overrides
+        Settings of the recipe.
+    data
+        Folders of annotated images; with train/ and val/ inside, those splits are used.
+    out
+        Run folder, runs/<recipe> unless given: model, curves, log, checkpoints.
+    from_scratch
+        Begin with random weights, whatever the recipe starts from.
+    resume
+        Go on with the run in the run folder.
+    """
+    from abbe.api import train as run
+
+    trained = run(
+        recipe,
+        data or (),
+        overrides=pair_up(overrides),
+        out=out,
+        from_scratch=from_scratch,
+        resume=resume,
+        tell=err.print,
+    )
+    print_line(f"model: {trained.model}")
+    print_line(f"curves and log: {trained.run}")
+    print_line(f"use it: abbe segment IMAGES --model {trained.run}")
+    return 0
+
+
+@app.command
+def evaluate(
+    model: str,
+    /,
+    *,
+    data: Path,
+    split: str | None = None,
+    out: Path | None = None,
+    settings: Annotated[SegmentSettings | None, Flat] = None,
+) -> int:
+    """Score a model on annotated images, as users would run it.
+
+    Parameters
+    ----------
+    model
+        Name, model file, or the folder of a training.
+    data
+        Folder of annotated images, as for `train`.
+    split
+        Split to take where the folder has some: test unless given.
+    out
+        Folder for scores.json and images.csv.
+    """
+    import dataclasses
+
+    from abbe.api import evaluate as run
+
+    result = run(model, data, split=split, **dataclasses.asdict(settings or SegmentSettings()))
+    for name, value in result.scores.items():
+        low, high = result.intervals.get(name, (None, None))
+        print_line(f"{name:14s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
+    print_line("\nworst images:")
+    print_line(result.images.head(5).to_string(index=False))
+    if out is not None:
+        result.save(out)
+        print_line(f"\nscores: {out}")
+    return 0
+
+
+@app.command
+def info(file: Path, /, *, model: str = "nuclei", settings: Annotated[SegmentSettings | None, Flat] = None) -> int:
+    """Say what an image file is (axes, type, pixel size, channels) and what Abbe would do with it.
+
+    Parameters
+    ----------
+    file
+        The image.
+    model
+        Model to plan for.
+    """
+    import dataclasses
+
+    from abbe.api import info as run
+
+    facts = run(file, model, **dataclasses.asdict(settings or SegmentSettings()))
+    for name, value in facts.items():
+        if value not in ([], {}, "", ()):
+            print_line(f"{name:12s} {spell(value)}")
+    return 0
+
+
+@app.command
+def models() -> int:
+    """List the models that can be used by name, and the networks that can be built."""
+    from abbe.methods.catalog import ENTRIES
+    from abbe.weights.records import RECORDS
+
+    print_line("models (abbe segment IMAGES --model NAME)")
+    for name, record in RECORDS.items():
+        print_line(f"  {name:20s} {record.summary}; {record.licence}")
+    print_line("\nnetworks (abbe.create(NAME), recipes)")
+    for name, entry in ENTRIES.items():
+        print_line(f"  {name:20s} {entry.title} ({entry.year}), {entry.paper}")
+    return 0
+
+
+@app.command
+def recipes() -> int:
+    """List the recipes of `abbe train`."""
+    from abbe.train.recipe import list_recipes
+
+    for summary in list_recipes():
+        print_line(f"{summary.name:16s} {summary.title}")
+        print_line(f"{'':16s} {summary.command}\n{'':16s} cost: {summary.cost}\n{'':16s} result: {summary.result}")
+    return 0
+
+
+@app.command
+def show(name: str, /) -> int:
+    """Show the card of a model, the paper and file of a network, or the text of a recipe.
+
+    Parameters
+    ----------
+    name
+        A model, a network or a recipe.
+    """
+    from abbe.cards import card
+
+    print_line(card(name))
+    return 0
+
+
+@app.command
+def doctor() -> int:
+    """List versions and devices, and test in seconds that everything works."""
+    from abbe.checkup import check_up
+
+    return 0 if check_up(print_line) else 1
+
+
+@app.command
+def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
+    """Segment and measure stained tissue and a simulated fluorescence field, and leave a report to open.
+
+    Parameters
+    ----------
+    out
+        Folder for images and results.
+    overwrite
+        Do it again where an earlier demo lies.
+    """
+    from abbe.api import segment_files
+    from abbe.batch import Outputs
+    from abbe.demo import write_images
+
+    images = write_images(out / "images")
+    with Display() as display:
+        command = ["abbe", *sys.argv[1:]]
+        outputs = Outputs(out, overwrite=overwrite)
+        result = segment_files(images, outputs, command=command, tell=display.tell, progress=display.progress)
+    return close(result)
+
+
+class Display:
+    """Progress on standard error: a bar on a terminal, otherwise a line for each image."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __enter__(self) -> Display:
+        if err.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("image"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=err, transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=1.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def tell(self, line: str) -> None:
+        """Print the line of a finished image."""
+        err.print(line, highlight=False, markup=False)
+        if self.bar is not None:
+            self.bar.reset(self.task)
+
+    def progress(self, part: float) -> None:
+        """Move the bar of the image in hand."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=part)
+
+
+def close(result: Any) -> int:
+    """Say what came of a batch, and give the exit code: 0 all, 1 some, 2 none, 130 stopped."""
+    done = len(result.images)
+    if done:
+        total = int(result.images["count"].sum())
+        skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
+        print_line(f"{total} objects in {done} images{skipped}: {result.folder / 'report.html'}")
+    if result.failures:
+        err.print(f"{len(result.failures)} failed:", highlight=False)
+        for _, reason in result.failures:
+            err.print(f"  {reason}", highlight=False, markup=False)
+    if result.interrupted:
+        err.print("stopped; what is finished stays, and the same command goes on", highlight=False)
+        return 130
+    if result.failures:
+        return 1 if done else 2
+    return 0
+
+
+def pair_up(words: Sequence[str]) -> dict[str, str]:
+    """Read ``--key.sub value`` and ``--key.sub=value``."""
+    pairs: dict[str, str] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or rest):
+            raise AbbeError(f"{word}: expected a setting and its value, such as --train.epochs 20")
+        pairs[key] = value if equals else rest.pop(0)
+    return pairs
+
+
+def spell(value: Any) -> str:
+    """Write a value on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {spell(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def print_line(text: str) -> None:
+    """Print as it is: no wrapping, no markup."""
+    out.print(text, highlight=False, markup=False)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 some images failed, 2 bad input, 130 stopped."""
+    logging.basicConfig(format="abbe: %(message)s", level=logging.WARNING)
+    sys.exit(guarded(lambda: app(words, exit_on_error=False)))
+
+
+def guarded(run: Callable[[], Any]) -> int:
+    """Turn errors into one sentence and an exit code."""
+    try:
+        return int(run() or 0)
+    except AbbeError as error:
+        err.print(f"abbe: {error}", highlight=False, markup=False)
+        return 2
+    except CycloptsError:  # cyclopts has told it
+        return 2
+    except BrokenPipeError:
+        return 0
+    except KeyboardInterrupt:
+        err.print("stopped", highlight=False)
+        return 130

@@ -1,0 +1,421 @@
+"""Random crops for training: one resampling of image and labels together, then changes of the grey values.
+
+Every geometric change of a crop (place, rotation, scale, flips, shear, elastic deformation) is composed into
+one map of coordinates, so that the image is interpolated once and labels are looked up at the nearest pixel,
+never mixed. Only the crop is computed, so the cost does not grow with the image.
+
+The elastic deformation is that of Ronneberger et al. 2015 (arXiv 1505.04597, section 3.1): Gaussian
+displacements of 10 px on a coarse 3 × 3 grid, interpolated cubically. The smooth monotone grey-value curve
+follows the idea of Falk et al. 2019 (doi 10.1038/s41592-018-0261-2); the stain jitter that of Tellez et al.
+2018 (arXiv 1808.05896) with the stain vectors of Ruifrok and Johnston 2001.
+
+Z stacks are cropped and flipped along Z and changed in their planes, all alike, as if planes were channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline, PchipInterpolator
+from torch.nn import functional as F
+
+from abbe.data.channels import LUMINANCE
+from abbe.data.sample import Sample
+
+# Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
+STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, -0.154, 0.951]])
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How much training images are changed; probabilities are per crop."""
+
+    foreground_probability: float = 0.75
+    """Chance that the crop is placed so that it shows an object."""
+    flips: bool = True
+    """Mirror along each axis with chance one half, Z too."""
+    quarter_turns: bool = True
+    """Turn by a random multiple of 90 degrees; exact, without interpolation."""
+    affine_probability: float = 0.7
+    """Chance of a free rotation, scale, anisotropy and shear; other crops keep the pixel grid."""
+    rotation: float = 180.0
+    """Largest free rotation to either side, in degrees."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the magnification, log-uniform; above 1 objects grow."""
+    anisotropy: float = 0.1
+    """Largest stretch of one axis against the other, as a logarithm: 0.1 is about 10 %."""
+    shear: float = 0.1
+    """Largest shear to either side, as the tangent of its angle."""
+    elastic_probability: float = 0.3
+    """Chance of a smooth elastic deformation."""
+    elastic_sigma: float = 10.0
+    """Standard deviation of the coarse displacements, in pixels of the crop."""
+    elastic_grid: int = 3
+    """Coarse displacements along each axis of the crop."""
+    invert_probability: float = 0.0
+    """Chance to swap bright and dark, x to 1 - x."""
+    grey_probability: float = 0.0
+    """Chance that a colour image becomes its luminance in all three channels."""
+    pseudo_colour_probability: float = 0.0
+    """Chance that a grey image in three equal channels gets a random colour, on dark or light ground."""
+    stain_probability: float = 0.5
+    """Chance that the stains of a colour image become stronger or weaker."""
+    stain_strength: float = 0.2
+    """Largest relative change of a stain, and a quarter of it as the largest shift, in optical density."""
+    curve_probability: float = 0.2
+    """Chance of a random smooth monotone grey-value curve."""
+    gamma_probability: float = 0.3
+    """Chance of a power law."""
+    gamma: tuple[float, float] = (0.6, 1.6)
+    """Range of its exponent, log-uniform."""
+    contrast_probability: float = 0.5
+    """Chance of a new contrast and brightness."""
+    contrast: float = 0.4
+    """Largest change of contrast, as a logarithm, around the mean grey value."""
+    brightness: float = 0.1
+    """Largest grey value that is added or taken away."""
+    illumination_probability: float = 0.2
+    """Chance of an uneven illumination, a smooth field that multiplies the image."""
+    illumination: float = 0.2
+    """Standard deviation of its logarithm on a coarse grid."""
+    blur_probability: float = 0.2
+    """Chance of a Gaussian blur."""
+    blur: tuple[float, float] = (0.5, 2.0)
+    """Range of its standard deviation, in pixels."""
+    noise_probability: float = 0.3
+    """Chance of noise."""
+    noise: float = 0.05
+    """Largest standard deviation of the part of the noise that is equal everywhere."""
+    photons: tuple[float, float] = (50.0, 5000.0)
+    """Range of the photons at grey value 1 that set the shot noise, log-uniform."""
+
+
+def augment(sample: Sample, config: AugmentConfig, generator: np.random.Generator, size: tuple[int, ...]) -> Sample:
+    """Cut one random crop of ``size`` pixels out of a sample, changed as ``config`` says.
+
+    ``size`` is (Y, X), or (Z, Y, X) for a stack. What lies outside the image is its mirror image. Labels keep
+    their numbers; an object that the crop cuts keeps what is inside. Equal generators give equal crops.
+    """
+    anchor = _anchor(sample, config, generator)
+    if sample.image.ndim == 4:
+        sample = _crop_planes(sample, size[0], anchor, config, generator)
+    warp = _draw_warp(sample, size[-2:], anchor, config, generator)
+    return replace(
+        sample,
+        image=change_intensity(warp.linear(sample.image), config, generator),
+        labels=None if sample.labels is None else warp.nearest(sample.labels),
+        ignore=None if sample.ignore is None else warp.nearest(sample.ignore),
+        pixel_size=_scaled(sample.pixel_size, warp.step),
+    )
+
+
+# ---------------------------------------------------------------------------------------- where the crop lies
+
+
+def _anchor(sample: Sample, config: AugmentConfig, generator: np.random.Generator) -> tuple[int, ...] | None:
+    """A pixel of an object that the crop is to show, or None for anywhere."""
+    if sample.labels is None or generator.random() >= config.foreground_probability:
+        return None
+    # Drawn blindly: a search for foreground would cost time that grows with the image.
+    places = tuple(generator.integers(0, extent, 1024) for extent in sample.labels.shape)
+    hits = np.flatnonzero(sample.labels[places] > 0)
+    return tuple(int(axis[hits[0]]) for axis in places) if hits.size else None
+
+
+def _crop_planes(
+    sample: Sample,
+    planes: int,
+    anchor: tuple[int, ...] | None,
+    config: AugmentConfig,
+    generator: np.random.Generator,
+) -> Sample:
+    """Take consecutive planes of a stack, mirrored where it has too few, in either order."""
+    extent = sample.image.shape[1]
+    first, last = min(0, extent - planes), max(0, extent - planes)
+    if anchor is not None:
+        first, last = max(first, min(last, anchor[0] - planes + 1)), min(last, max(first, anchor[0]))
+    index = _mirror(np.arange(planes) + generator.integers(first, last + 1), extent).astype(np.intp)
+    if config.flips and generator.random() < 0.5:
+        index = index[::-1]
+    return replace(
+        sample,
+        image=sample.image[:, index],
+        labels=None if sample.labels is None else sample.labels[index],
+        ignore=None if sample.ignore is None else sample.ignore[index],
+    )
+
+
+def _draw_warp(
+    sample: Sample,
+    size: tuple[int, ...],
+    anchor: tuple[int, ...] | None,
+    config: AugmentConfig,
+    generator: np.random.Generator,
+) -> _Warp:
+    matrix = _flips_and_turns(config, generator)
+    exact = True
+    if generator.random() < config.affine_probability:
+        matrix, exact = _free_affine(config, generator) @ matrix, False
+    displacement = None
+    if generator.random() < config.elastic_probability:
+        coarse = generator.normal(0.0, config.elastic_sigma, (2, config.elastic_grid, config.elastic_grid))
+        displacement, exact = upsample(coarse, size), False
+    centre = _centre(sample.image.shape[-2:], size, matrix, anchor, generator)
+    if exact:  # so that pixels fall on pixels
+        offset = (np.abs(matrix) @ size - 1) / 2
+        centre = np.rint(centre - offset) + offset
+    return _Warp(size, matrix, centre, displacement, exact)
+
+
+def _flips_and_turns(config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """A random symmetry of the square, as a matrix from crop to image coordinates (y, x)."""
+    matrix = np.eye(2)
+    if config.flips:
+        matrix = np.diag(generator.choice([-1.0, 1.0], 2))
+    if config.quarter_turns:
+        quarter = np.array([[0.0, -1.0], [1.0, 0.0]])
+        matrix = np.linalg.matrix_power(quarter, int(generator.integers(4))) @ matrix
+    return matrix
+
+
+def _free_affine(config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """Rotation, shear, anisotropy and scale, as a matrix from crop to image coordinates (y, x)."""
+    angle = np.deg2rad(generator.uniform(-config.rotation, config.rotation))
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = np.array([[1.0, generator.uniform(-config.shear, config.shear)], [0.0, 1.0]])
+    stretch = np.exp(generator.uniform(-config.anisotropy, config.anisotropy) / 2)
+    return rotation @ shear @ np.diag([stretch, 1 / stretch]) / _log_uniform(config.scale, generator)
+
+
+def _centre(
+    extent: tuple[int, ...],
+    size: tuple[int, ...],
+    matrix: np.ndarray,
+    anchor: tuple[int, ...] | None,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Centre of the crop in the image, (y, x): within the image as far as the crop fits."""
+    half = np.abs(matrix) @ size / 2
+    opposite = np.array(extent) - half
+    low, high = np.minimum(half, opposite) - 0.5, np.maximum(half, opposite) - 0.5
+    if anchor is None:
+        return generator.uniform(low, high)
+    # The object may lie anywhere in the crop, not always at its centre.
+    inside = 0.45 * np.array(size) * generator.uniform(-1, 1, 2)
+    return np.clip(np.array(anchor[-2:]) + matrix @ inside, low, high)
+
+
+# ------------------------------------------------------------------------------------------------- resampling
+
+
+@dataclass
+class _Warp:
+    """Where pixel p of a crop lies: centre + matrix (p + displacement), p counted from the crop's middle."""
+
+    size: tuple[int, ...]
+    matrix: np.ndarray
+    centre: np.ndarray
+    displacement: np.ndarray | None
+    exact: bool
+    """Every place is a pixel: nothing to interpolate."""
+
+    def __post_init__(self) -> None:
+        y, x = (np.arange(n) - (n - 1) / 2 for n in self.size)
+        y, x = y[:, None], x[None, :]
+        if self.displacement is not None:
+            y, x = y + self.displacement[0], x + self.displacement[1]
+        (a, b), (c, d) = self.matrix
+        self.places = self.centre[0] + (a * y + b * x), self.centre[1] + (c * y + d * x)
+
+    @property
+    def step(self) -> float:
+        """Pixels of the image per pixel of the crop, the mean over directions."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix))))
+
+    def nearest(self, array: np.ndarray) -> np.ndarray:
+        """Look up the nearest pixel of ``array`` (..., Y, X)."""
+        y, x = (_mirror(np.rint(place).astype(np.intp), extent) for place, extent in zip(self.places, array.shape[-2:]))
+        return array[..., y, x]
+
+    def linear(self, array: np.ndarray) -> np.ndarray:
+        """Interpolate ``array`` (..., Y, X) linearly, or where it shrinks, average each pixel's footprint."""
+        if self.exact:
+            return self.nearest(array)
+        # As many places per pixel as it covers pixels of the image, so that shrinking does not alias.
+        count = min(int(np.ceil(self.step - 0.25)), 4) if self.step > 1.25 else 1
+        offsets = (np.arange(count) + 0.5) / count - 0.5
+        shifts = [self.matrix @ (dy, dx) for dy in offsets for dx in offsets]
+        result = _interpolate(array, self.places, shifts)
+        return result.reshape(*array.shape[:-2], *self.size)
+
+
+def _interpolate(array: np.ndarray, places: tuple[np.ndarray, ...], shifts: list[np.ndarray]) -> np.ndarray:
+    """Mean over ``shifts`` of the values at ``places`` + shift, (C, *places.shape)."""
+    margin = np.max(np.abs(shifts), axis=0)
+    spans = [_span(place, pad, n) for place, pad, n in zip(places, margin, array.shape[-2:])]
+    (y0, y1), (x0, x1) = spans
+    window = torch.from_numpy(np.ascontiguousarray(array[..., y0:y1, x0:x1])).reshape(1, -1, y1 - y0, x1 - x0)
+    total = torch.zeros(())
+    for shift in shifts:
+        grid = np.empty((1, *places[0].shape, 2), dtype=np.float32)
+        for axis in (0, 1):  # grid_sample wants (x, y) from -1 to 1
+            place, (start, stop) = _mirror(places[axis] + shift[axis], array.shape[axis - 2]), spans[axis]
+            grid[0, ..., 1 - axis] = (place - start) * (2 / max(stop - start - 1, 1)) - 1
+        warped = F.grid_sample(window, torch.from_numpy(grid), padding_mode="border", align_corners=True)
+        total = total + warped
+    return (total / len(shifts))[0].numpy()
+
+
+def _span(place: np.ndarray, margin: float, extent: int) -> tuple[int, int]:
+    """First and last pixel + 1 of the image that mirrored places can ask for."""
+    low, high = int(np.floor(place.min() - margin)), int(np.ceil(place.max() + margin)) + 1
+    if low >= 0 and high <= extent:
+        return low, high
+    mirrored_low = 0 if low < 0 else min(low, max(0, 2 * extent - 1 - high))
+    mirrored_high = extent if high > extent else max(high, min(extent, 1 - low))
+    return mirrored_low, mirrored_high
+
+
+def _mirror(place: np.ndarray, extent: int) -> np.ndarray:
+    """Fold places outside [0, extent - 1] back, the border pixels as mirrors."""
+    if place.min() >= 0 and place.max() <= extent - 1:
+        return place
+    if extent == 1:
+        return np.zeros_like(place)
+    last = extent - 1
+    return last - np.abs(np.mod(place, 2 * last) - last)
+
+
+def upsample(coarse: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Interpolate coarse grids (N, n, m) to (N, Y, X) by cubic splines, the outer points on the border."""
+    rows, columns = (
+        CubicSpline(np.linspace(0, 1, n), np.eye(n), bc_type="natural")(np.linspace(0, 1, extent))
+        for n, extent in zip(coarse.shape[1:], size)
+    )
+    return rows @ coarse @ columns.T
+
+
+# ------------------------------------------------------------------------------------------------ grey values
+
+
+def change_intensity(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """Change the grey values of an image (C, ..., Y, X), float32, of about [0, 1], as ``config`` says.
+
+    The result may leave [0, 1], as a normalised image may.
+    """
+    steps: list[tuple[float, Callable[..., np.ndarray]]] = [
+        (config.invert_probability, _invert),
+        (config.grey_probability, _to_grey),
+        (config.stain_probability, _jitter_stains),
+        (config.pseudo_colour_probability, _pseudo_colour),
+        (config.curve_probability, _curve),
+        (config.gamma_probability, _gamma),
+        (config.contrast_probability, _contrast),
+        (config.illumination_probability, _illuminate),
+        (config.blur_probability, _blur),
+        (config.noise_probability, _noise),
+    ]
+    for probability, step in steps:
+        if generator.random() < probability:
+            image = step(image, config, generator)
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def _invert(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    return 1 - image
+
+
+def _is_colour(image: np.ndarray) -> bool:
+    return len(image) == 3 and not (np.array_equal(image[0], image[1]) and np.array_equal(image[0], image[2]))
+
+
+def _to_grey(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    if not _is_colour(image):
+        return image
+    return np.repeat(np.tensordot(LUMINANCE, image, 1)[None], 3, axis=0)
+
+
+def _jitter_stains(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    if not _is_colour(image):
+        return image
+    strength = config.stain_strength
+    factors = 1 + generator.uniform(-strength, strength, 3)
+    shifts = generator.uniform(-strength, strength, 3) / 4
+    density = -np.log(np.maximum(image, np.float32(1 / 255))).reshape(3, -1)
+    mixing = (STAINS.T * factors) @ np.linalg.inv(STAINS.T)
+    density = mixing.astype(np.float32) @ density + (STAINS.T @ shifts).astype(np.float32)[:, None]
+    return np.exp(-density).reshape(image.shape)
+
+
+def _pseudo_colour(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    if len(image) != 3 or _is_colour(image):
+        return image
+    shape = (3,) + (1,) * (image.ndim - 1)
+    ground, object_colour = generator.uniform(0, 0.3, 3), generator.uniform(0, 1, 3)
+    object_colour[generator.integers(3)] = 1.0  # one channel keeps the full contrast
+    if generator.random() < 0.5:
+        ground, object_colour = 1 - ground, 1 - object_colour
+    offset, slope = ground.reshape(shape), (object_colour - ground).reshape(shape)
+    return offset.astype(np.float32) + image * slope.astype(np.float32)
+
+
+def _curve(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """Map grey values by a random smooth curve that rises everywhere and keeps the darkest and brightest."""
+    heights = np.concatenate([[0.0], np.cumsum(generator.dirichlet(np.full(5, 3.0)))])
+    curve = PchipInterpolator(np.linspace(0, 1, 6), heights)
+    table = curve(np.linspace(0, 1, 1025)).astype(np.float32)
+    low = image.min()
+    span = max(float(image.max() - low), 1e-6)
+    place = (image - low) * np.float32(1024 / span)
+    index = np.minimum(place.astype(np.int32), 1023)
+    # A table with equal steps: np.interp searches, which takes ten times as long.
+    return low + span * (table[index] + (place - index).astype(np.float32) * np.diff(table)[index])
+
+
+def _gamma(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    low = image.min()
+    span = max(float(image.max() - low), 1e-6)
+    return low + span * ((image - low) / span) ** np.float32(_log_uniform(config.gamma, generator))
+
+
+def _contrast(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    factor = np.float32(np.exp(generator.uniform(-config.contrast, config.contrast)))
+    shift = np.float32(generator.uniform(-config.brightness, config.brightness))
+    mean = image.mean()
+    return (image - mean) * factor + (mean + shift)
+
+
+def _illuminate(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    field = upsample(generator.normal(0.0, config.illumination, (1, 3, 3)), image.shape[-2:])[0]
+    return image * np.exp(field).astype(np.float32)
+
+
+def _blur(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    sigma = generator.uniform(*config.blur)
+    # A mirrored border needs more pixels than the kernel reaches.
+    radius = min(int(np.ceil(3 * sigma)), *(n - 1 for n in image.shape[-2:]))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights = torch.from_numpy((kernel / kernel.sum()).astype(np.float32))
+    planes = torch.from_numpy(np.ascontiguousarray(image)).reshape(-1, 1, *image.shape[-2:])
+    padded = F.pad(planes, [radius] * 4, mode="reflect")
+    blurred = F.conv2d(F.conv2d(padded, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))
+    return blurred.numpy().reshape(image.shape)
+
+
+def _noise(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """Add read noise and shot noise, the latter as a Gaussian of the Poisson variance: fast to draw."""
+    read, photons = generator.uniform(0, config.noise), _log_uniform(config.photons, generator)
+    variance = np.maximum(image, 0) / np.float32(photons) + np.float32(read**2)
+    return image + np.sqrt(variance) * generator.standard_normal(image.shape, dtype=np.float32)
+
+
+def _log_uniform(bounds: tuple[float, float], generator: np.random.Generator) -> float:
+    return float(np.exp(generator.uniform(*np.log(bounds))))
+
+
+def _scaled(pixel_size: tuple[float, ...] | None, step: float) -> tuple[float, ...] | None:
+    """Pixel size of the crop; planes of a stack keep their distance."""
+    return None if pixel_size is None else (*pixel_size[:-2], *(size * step for size in pixel_size[-2:]))

@@ -1,0 +1,181 @@
+"""Find the images that a user means: files, folders, patterns; and decide where the results of each go.
+
+Results mirror the inputs. ``relative`` is the place of a result below the output folder, without a suffix:
+
+- it starts at the folder that all inputs have in common: ``plate1/`` alone gives ``a`` and ``sub/b``, the
+  inputs ``plate1/`` and ``plate2/*.tif`` give ``plate1/a`` and ``plate2/a``, a single file gives its
+  stem;
+- ``.ome.tif`` counts as one suffix;
+- images that only their suffixes tell apart keep them: ``a.tif`` beside ``a.png`` gives ``a_tif`` and
+  ``a_png``. Names that differ only in capitals count as equal, as on the disks of Windows and macOS.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from abbe.data.read import SUFFIXES
+from abbe.errors import AbbeError
+
+RESULT_MARKS = ("images.csv", "provenance.json")
+"""A folder that holds both is one of results."""
+RESULT_ENDINGS = ("_labels", "_overlay")
+"""How the stems of the images end that Abbe itself writes into a folder of results."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image to work on."""
+
+    path: Path
+    """The file, as the user would name it."""
+    relative: Path
+    """Where its results go below the output folder, without a suffix; unlike that of every other input."""
+
+
+def find_images(inputs: Sequence[str | Path]) -> list[Input]:
+    """Find the images behind files, folders (with all below them) and patterns.
+
+    A file that is named directly is taken whatever its suffix. In folders and patterns count the files
+    with a suffix of :data:`~abbe.data.read.SUFFIXES` that are not hidden and not Abbe's own results.
+    Every file comes once, in the order of the inputs and sorted within each.
+
+    Parameters
+    ----------
+    inputs
+        Paths or patterns such as ``plate*/**/*.tif``; ``~`` is the home folder. A file whose name looks
+        like a pattern is a file.
+
+    Raises
+    ------
+    AbbeError
+        If an input leads to no image, a folder cannot be read, or results of two inputs would get one name.
+    """
+    if not inputs:
+        raise AbbeError("no input was given; expected images, folders or patterns")
+    found: dict[str, Path] = {}
+    roots = []
+    for given in inputs:
+        root, paths = _expand(os.path.expanduser(given))
+        roots.append(os.path.abspath(root))
+        for path in paths:
+            found.setdefault(os.path.abspath(path), path)
+    start = _common(roots)
+    return _told_apart([Input(path, _place(absolute, start)) for absolute, path in found.items()])
+
+
+def _expand(given: str) -> tuple[Path, list[Path]]:
+    """List the images of one input, and the folder that their places start from."""
+    path = Path(given)
+    if os.path.isdir(path):
+        images = sorted(_below(path))
+        if not images:
+            raise AbbeError(f"{given}: no images in this folder; looked for files ending in {' '.join(SUFFIXES)}")
+        return path, images
+    if os.path.lexists(path):
+        return path.parent, [path]
+    if not glob.has_magic(given):
+        raise AbbeError(f"{given}: no such file or folder")
+    return _matches(given)
+
+
+def _matches(pattern: str) -> tuple[Path, list[Path]]:
+    """List the images that match a pattern, and the folder in front of its first wildcard."""
+    images: list[Path] = []
+    for match in sorted(map(Path, glob.iglob(pattern, recursive=True))):
+        images += sorted(_below(match)) if os.path.isdir(match) else _wanted([match])
+    if not images:
+        raise AbbeError(f"{pattern}: nothing matches; looked for files ending in {' '.join(SUFFIXES)}")
+    fixed: list[str] = []
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed), images
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All images in a folder and below it; follows links, but never in circles."""
+    seen = set()
+    for directory, subfolders, names in os.walk(folder, onerror=_unreadable, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from _wanted(Path(directory, name) for name in names)
+
+
+def _unreadable(error: OSError) -> None:
+    raise AbbeError(f"{error.filename}: cannot be read ({(error.strerror or '').lower()})") from error
+
+
+def _wanted(paths: Iterator[Path] | list[Path]) -> Iterator[Path]:
+    """Keep the images that somebody else made and did not hide."""
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
+            ours = path.stem.endswith(RESULT_ENDINGS) and _in_results(path.absolute().parent)
+            if not ours:
+                yield path
+
+
+def _in_results(folder: Path) -> bool:
+    """Tell whether a folder, or one above it, is one of results."""
+    return any(all((above / mark).exists() for mark in RESULT_MARKS) for above in (folder, *folder.parents))
+
+
+def _common(folders: list[str]) -> str | None:
+    """The folder that all have in common; None if they lie on different drives."""
+    try:
+        return os.path.commonpath(folders)
+    except ValueError:
+        return None
+
+
+def _place(path: str, start: str | None) -> Path:
+    """Where the results of one file go, before those of equal names are told apart."""
+    if start is not None:
+        return _without_suffix(Path(os.path.relpath(path, start)))
+    drive, rest = os.path.splitdrive(path)  # the drive's letter becomes a folder
+    return _without_suffix(Path(drive.strip("\\").rstrip(":").replace("\\", "_"), rest.lstrip("\\/")))
+
+
+def _without_suffix(path: Path) -> Path:
+    return path.with_name(path.name[: len(path.name) - len(_suffix(path))])
+
+
+def _suffix(path: Path) -> str:
+    """The suffix of a file; ``.ome.tif`` is one."""
+    return "".join(path.suffixes[-2:]) if path.stem.lower()[1:].endswith(".ome") else path.suffix
+
+
+def _told_apart(images: list[Input]) -> list[Input]:
+    """Give images of equal place their suffix; an error if that does not help."""
+    groups = defaultdict(list)
+    for image in images:
+        groups[_as_on_any_disk(image.relative)].append(image)
+    named = []
+    for image in images:
+        if len(groups[_as_on_any_disk(image.relative)]) > 1:
+            ending = _suffix(image.path).replace(".", "_")
+            image = replace(image, relative=image.relative.with_name(image.relative.name + ending))
+        named.append(image)
+    taken: dict[Path, Path] = {}
+    for image in named:
+        if image.relative in taken:
+            first = taken[image.relative]
+            raise AbbeError(f"{first} and {image.path}: results of both would be called {image.relative}; rename one")
+        taken[image.relative] = image.path
+    return named
+
+
+def _as_on_any_disk(path: Path) -> str:
+    """A name that is equal for files which some disk would take for the same."""
+    return unicodedata.normalize("NFC", path.as_posix()).casefold()

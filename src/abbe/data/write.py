@@ -1,0 +1,309 @@
+"""Write results so that each file appears whole or not at all.
+
+Everything is written under a hidden temporary name in the same folder and renamed when it is complete.
+Whatever goes wrong, the temporary file is removed and an older file of that name stays as it was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+import tifffile
+
+from abbe.errors import AbbeError
+from abbe.ops.labels import check_labels, largest_label, smallest_unsigned
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import pandas as pd
+
+PixelSize = Mapping[str, float] | Sequence[float] | None
+"""µm, by axis ("z", "y", "x") or along each spatial axis in order; None or empty when unknown."""
+
+_TILE = 512
+_CLASSIC_LIMIT = 2**31  # bytes before compression; a classic TIFF ends at 4 GiB
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission to write there",
+    errno.EPERM: "no permission to write there",
+    errno.EROFS: "the disk is read-only",
+    errno.EISDIR: "there is a folder of that name",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextmanager
+def atomic(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
+    """Write a file whole or not at all: yields the temporary path to write to; folders are made as needed.
+
+    The finished file survives the end of the program; it is not forced through the caches of the disk.
+
+    Raises
+    ------
+    AbbeError
+        If the disk is full, the place cannot be written, or the file exists and ``overwrite`` is False.
+    """
+    path = Path(path)
+    if not overwrite and path.exists():
+        raise AbbeError(f"{path}: exists already; choose another place or allow it with --overwrite")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if _concerns_another_file(error, temporary, path):
+            raise
+        raise AbbeError(f"{path}: cannot be written, {_reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _concerns_another_file(error: OSError, temporary: Path, path: Path) -> bool:
+    """Tell whether the error names a file that was only read meanwhile."""
+    return isinstance(error.filename, str) and Path(error.filename) not in (temporary, path, *path.parents)
+
+
+def _reason(error: OSError) -> str:
+    known = _REASONS.get(error.errno) if error.errno else None
+    return known or (error.strerror or str(error)).lower()
+
+
+def write_text(path: str | Path, text: str, overwrite: bool = True) -> Path:
+    """Write UTF-8 text with the line ends it has; raises like :func:`atomic`."""
+    with atomic(path, overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    return Path(path)
+
+
+def write_table(path: str | Path, table: pd.DataFrame, overwrite: bool = True) -> Path:
+    """Write a table as CSV without its index; raises like :func:`atomic`."""
+    with atomic(path, overwrite) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    return Path(path)
+
+
+def write_png(path: str | Path, rgb: np.ndarray, overwrite: bool = True) -> Path:
+    """Write a picture, uint8, (Y, X, 3) or grey (Y, X); raises like :func:`atomic`.
+
+    Raises
+    ------
+    ValueError
+        If the array is of another type or shape.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim < 2 or rgb.shape[2:] not in ((), (3,)):
+        raise ValueError(f"{path}: {rgb.dtype} array of shape {rgb.shape}; a picture is uint8, (Y, X, 3) or (Y, X)")
+    with atomic(path, overwrite) as temporary:
+        PIL.Image.fromarray(rgb).save(temporary, format="PNG")
+    return Path(path)
+
+
+def write_labels(path: str | Path, labels: np.ndarray, pixel_size: PixelSize = None, overwrite: bool = True) -> Path:
+    """Write a label image as a compressed OME-TIFF of the smallest unsigned type that holds the labels.
+
+    Parameters
+    ----------
+    path
+        The file; its suffix should be .tif.
+    labels
+        (Y, X) or (Z, Y, X), non-negative integers or bool.
+    pixel_size
+        µm, kept in the file.
+    overwrite
+        Replace an older file.
+
+    Raises
+    ------
+    AbbeError
+        As :func:`atomic`; also if the values are no labels, or exceed 4,294,967,295, the most that
+        OME-TIFF holds.
+    """
+    try:
+        check_labels(labels)
+    except ValueError as error:
+        raise AbbeError(f"{path}: cannot be written, {error}") from error
+    dtype = smallest_unsigned(largest_label(labels))
+    if labels.ndim == 2:
+        with LabelWriter(path, labels.shape, dtype, pixel_size, overwrite) as writer:
+            for top in range(0, labels.shape[0], _TILE):
+                writer.write_rows(labels[top : top + _TILE])
+        return Path(path)
+    options = _tiff_options(path, labels.shape, dtype, pixel_size)
+    with atomic(path, overwrite) as temporary, tifffile.TiffWriter(temporary, **options.pop("file")) as tiff:
+        tiff.write((plane.astype(dtype) for plane in labels), shape=labels.shape, dtype=dtype, **options)
+    return Path(path)
+
+
+def _tiff_options(path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel_size: PixelSize) -> dict[str, Any]:
+    """Options of ``TiffWriter.write``, and under "file" those of its constructor."""
+    if dtype not in (np.uint8, np.uint16, np.uint32):
+        raise AbbeError(f"{path}: cannot be written, labels of type {dtype}; an OME-TIFF holds up to 4294967295")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise AbbeError(f"{path}: cannot be written, labels of shape {tuple(shape)}; expected (Y, X) or (Z, Y, X)")
+    axes = "ZYX"[-len(shape) :]
+    sizes = _by_axis(pixel_size, axes)
+    # µm is the unit that OME-XML assumes.
+    metadata = {"axes": axes, **{f"PhysicalSize{axis.upper()}": size for axis, size in sizes.items()}}
+    options = {"compression": "zlib", "photometric": "minisblack", "metadata": metadata, "maxworkers": 1}
+    if "x" in sizes and "y" in sizes:
+        options |= {"resolution": (1e4 / sizes["x"], 1e4 / sizes["y"]), "resolutionunit": "CENTIMETER"}
+    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _CLASSIC_LIMIT
+    return options | {"file": {"ome": True, "bigtiff": big}}
+
+
+def _by_axis(pixel_size: PixelSize, axes: str) -> dict[str, float]:
+    """Name the sizes by their axis, leaving out those that are unknown."""
+    if not isinstance(pixel_size, Mapping):
+        pixel_size = dict(zip(axes.lower(), pixel_size or ()))
+    return {axis: float(size) for axis, size in pixel_size.items() if axis in axes.lower() and size}
+
+
+class LabelWriter:
+    """Write a label image from top to bottom, in bands of any height, as a tiled and compressed OME-TIFF.
+
+    A context manager. Holds about three bands of 512 rows at a time; compression runs in a thread of its
+    own. The file appears when the context ends after the last row.
+
+    Parameters
+    ----------
+    path
+        The file.
+    shape
+        (Y, X) of the whole image.
+    dtype
+        uint8, uint16 or uint32; values that do not fit are an error.
+    pixel_size
+        µm, kept in the file.
+    overwrite
+        Replace an older file.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: Sequence[int],
+        dtype: Any,
+        pixel_size: PixelSize = None,
+        overwrite: bool = True,
+    ):
+        self._path, self._shape, self._dtype = Path(path), (int(shape[0]), int(shape[1])), np.dtype(dtype)
+        self._options = _tiff_options(path, shape, self._dtype, pixel_size)
+        self._tile = [min(_TILE, -(-extent // 16) * 16) for extent in self._shape]  # TIFF: multiples of 16
+        self._overwrite, self._n_rows = overwrite, 0
+        self._bands: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=1)
+        self._failure: BaseException | None = None
+        self._context = ExitStack()
+
+    def __enter__(self) -> LabelWriter:
+        temporary = self._context.enter_context(atomic(self._path, self._overwrite))
+        self._band = self._new_band()
+        self._thread = threading.Thread(
+            target=self._write, args=(temporary,), name=f"write {self._path.name}", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._finish(complete=error is None)
+        except BaseException as failure:
+            self._context.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._context.__exit__(kind, error, trace)
+
+    def _finish(self, complete: bool) -> None:
+        """Wait for the thread; fails if it failed, or if rows are missing."""
+        missing = self._n_rows < self._shape[0]
+        if missing or not complete:
+            with suppress(Exception):
+                self._put(None)
+        self._thread.join()
+        if complete:
+            self._raise_failure()
+
+    def write_rows(self, rows: np.ndarray) -> None:
+        """Append rows, (any height, X).
+
+        Raises
+        ------
+        AbbeError
+            If a value does not fit in the type, or the disk is full.
+        ValueError
+            If the width is wrong, or there are more rows than the image has.
+        """
+        self._check(rows)
+        while len(rows):
+            filled = self._n_rows % self._tile[0]
+            taken = rows[: self._tile[0] - filled]
+            self._band[filled : filled + len(taken), : self._shape[1]] = taken
+            self._n_rows += len(taken)
+            rows = rows[len(taken) :]
+            if self._n_rows % self._tile[0] == 0 or self._n_rows == self._shape[0]:
+                self._put(self._band)
+                self._band = self._new_band()
+
+    def _check(self, rows: np.ndarray) -> None:
+        if rows.ndim != 2 or rows.shape[1] != self._shape[1]:
+            raise ValueError(f"{self._path}: rows of shape {rows.shape} for an image of width {self._shape[1]}")
+        if self._n_rows + len(rows) > self._shape[0]:
+            raise ValueError(f"{self._path}: more than {self._shape[0]} rows")
+        try:
+            check_labels(rows)
+        except ValueError as error:
+            raise AbbeError(f"{self._path}: cannot be written, {error}") from error
+        if largest_label(rows) > np.iinfo(self._dtype).max:
+            raise AbbeError(f"{self._path}: label {largest_label(rows)} does not fit in {self._dtype}")
+
+    def _new_band(self) -> np.ndarray:
+        """Rows of whole tiles; what lies beyond the image stays 0."""
+        height, width = self._tile
+        return np.zeros((height, -(-self._shape[1] // width) * width), self._dtype)
+
+    def _put(self, band: np.ndarray | None) -> None:
+        """Hand a band to the thread, None to end it early; fails if it has failed."""
+        while True:
+            self._raise_failure()
+            with suppress(queue.Full):
+                self._bands.put(band, timeout=0.1)
+                return
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _write(self, temporary: Path) -> None:
+        """Run in the thread: compress and write tiles as the bands come."""
+        options = self._options | {"tile": tuple(self._tile)}
+        try:
+            with tifffile.TiffWriter(temporary, **options.pop("file")) as tiff:
+                tiff.write(self._tiles(), shape=self._shape, dtype=self._dtype, **options)
+        except BaseException as failure:  # told to the caller, in whose thread it belongs
+            self._failure = failure
+
+    def _tiles(self) -> Iterator[np.ndarray]:
+        height, width = self._tile
+        for _ in range(0, self._shape[0], height):
+            band = self._bands.get()
+            if band is None:
+                raise ValueError(f"{self._path}: {self._n_rows} of {self._shape[0]} rows were written")
+            for left in range(0, band.shape[1], width):
+                yield np.ascontiguousarray(band[:, left : left + width])

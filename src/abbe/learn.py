@@ -1,0 +1,321 @@
+"""From annotated images to a model, and from a model to honest numbers: recipes paired with data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from abbe import __version__
+from abbe.data.augment import AugmentConfig
+from abbe.data.checks import check_dataset
+from abbe.data.datasets import Pair, PairDataset, Pairs, TrainingDataset, find_pairs, find_splits, split
+from abbe.data.labels import read_labels
+from abbe.data.normalize import Normalization
+from abbe.data.read import read
+from abbe.data.resample import resample
+from abbe.data.sample import Sample
+from abbe.data.write import write_table, write_text
+from abbe.errors import AbbeError
+from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
+from abbe.metrics.instances import bootstrap, match, scores
+from abbe.model import Model, build_method, load_model
+from abbe.settings import SegmentSettings
+from abbe.train.fit import FitResult, fit
+from abbe.train.recipe import Recipe, dump_recipe, load_recipe
+from abbe.train.settings import build_config
+from abbe.weights.file import Description, save_model
+from abbe.weights.load import load_strict
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives."""
+
+    model: Path
+    """The model file."""
+    run: Path
+    """The run folder: curves, log, checkpoints, resolved recipe."""
+    fit: FitResult
+    """History and best score."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The annotated images of one folder, by split."""
+
+    folder: Path
+    train: list[Pair]
+    validation: list[Pair]
+
+
+def train_recipe(
+    name: str | Path,
+    data: Sequence[str | Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    out: Path | str | None = None,
+    from_scratch: bool = False,
+    resume: bool = False,
+    tell: Callable[[str], None] = logger.info,
+) -> Trained:
+    """Train the method of a recipe on annotated images.
+
+    Parameters
+    ----------
+    name
+        A recipe's name or TOML file.
+    data
+        Folders; those of the recipe unless given.
+    overrides
+        Dotted keys of the recipe and their values.
+    out
+        The run folder, ``runs/<recipe>`` unless given.
+    from_scratch
+        Random weights, whatever the recipe starts from.
+    resume
+        Go on with the run that is in ``out``.
+    tell
+        Gets a line for everything worth knowing before the training begins.
+
+    Raises
+    ------
+    AbbeError
+        When recipe or data are unusable; the sentence says what and where.
+    """
+    recipe = load_recipe(name, overrides)
+    if data:
+        recipe.data.paths = [str(path) for path in data]
+        recipe.data.weights = recipe.data.weights if len(recipe.data.weights) == len(data) else []
+    if from_scratch:
+        recipe.start_from = None
+    run = Path(out or Path("runs") / recipe.name)
+    sources = find_sources(recipe)
+    report_findings(sources, tell)
+    description = describe(recipe)
+    method = starting_method(recipe, description)
+    training_set = training_data(recipe, method, sources)
+    validation = [pair for source in sources for pair in source.validation]
+    tell(f"training on {sum(len(s.train) for s in sources)} images, validating on {len(validation)}")
+    fast = SegmentSettings(backend="torch")
+    truth = [read_truth(pair) for pair in validation]
+    validate = partial(measure, description=description, pairs=validation, truth=truth, settings=fast)
+    result = fit(
+        method,
+        training_set,
+        None,
+        recipe.train,
+        run,
+        recipe_text=dump_recipe(recipe),
+        validate=validate,
+        resume=resume,
+    )
+    best = validate(method)
+    description.metrics = {"validation": {key: round(value, 4) for key, value in best.items()}}
+    path = save_model(run / "model.safetensors", method.state_dict(), description)
+    return Trained(path, run, result)
+
+
+def find_sources(recipe: Recipe) -> list[Source]:
+    """Find the images of each folder, and the split that they come in or else a stable one by name."""
+    if not recipe.data.paths:
+        raise AbbeError(
+            f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER"
+        )
+    return [_find_source(Path(path), recipe) for path in recipe.data.paths]
+
+
+def _find_source(folder: Path, recipe: Recipe) -> Source:
+    if not folder.is_dir():
+        raise AbbeError(f"{folder}: no such folder; --data takes a folder with images and their labels")
+    splits = find_splits(folder)
+    if "train" in splits and "val" in splits:
+        return Source(folder, find_pairs(splits["train"]), find_pairs(splits["val"]))
+    pairs: Sequence[Pair] = find_pairs(splits.get("train", folder))
+    share = recipe.data.validation_fraction
+    if len(pairs) < 2 or share == 0:
+        return Source(folder, list(pairs), [])
+    train, validation = split(pairs, [1 - share, share], recipe.train.seed)
+    return Source(folder, train, validation)
+
+
+def report_findings(sources: Sequence[Source], tell: Callable[[str], None]) -> None:
+    """Check the data before hours are spent on it; an error ends it, a warning is told."""
+    findings = check_dataset(
+        Pairs([pair for source in sources for pair in (*source.train, *source.validation)])
+    )
+    for finding in findings:
+        tell(f"{finding.level}: {finding.text}")
+    errors = [finding.text for finding in findings if finding.level == "error"]
+    if errors:
+        raise AbbeError(f"{sources[0].folder}: {len(errors)} errors in the data, the first: {errors[0]}")
+
+
+def describe(recipe: Recipe) -> Description:
+    """Describe the model that a recipe will make."""
+    known = entry(recipe.method)
+    objective = recipe.objective or known.objective
+    options = build_config(_options_type(objective), recipe.options, f"{recipe.name}: options")
+    channels = {"in_channels": recipe.data.in_channels, "out_channels": options.out_channels}
+    base = dataclasses.asdict(variant(recipe.method)) | channels
+    config = build_config(type(variant(recipe.method)), base | recipe.network, f"{recipe.name}: network")
+    normalization = build_config(
+        Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization"
+    )
+    return Description(
+        name=recipe.name,
+        network=recipe.method,
+        config=dataclasses.asdict(config),
+        objective=objective,
+        options=dataclasses.asdict(options),
+        normalization=dataclasses.asdict(normalization),
+        diameter=recipe.diameter,
+        pixel_size=recipe.pixel_size,
+        recipe=dump_recipe(recipe),
+        data=list(recipe.data.sources),
+        licence=recipe.licence,
+        abbe=__version__,
+    )
+
+
+def _options_type(objective: str) -> Any:
+    found = OBJECTIVES.get(objective)
+    if found is None:
+        raise AbbeError(f"no objective is called {objective!r}; there are {', '.join(OBJECTIVES)}")
+    return getattr(module_of(found.file), found.config)
+
+
+def starting_method(recipe: Recipe, description: Description) -> Any:
+    """Build the method, with the weights that the recipe starts from or random ones of its seed."""
+    import torch
+
+    torch.manual_seed(recipe.train.seed)
+    method = build_method(description)
+    if recipe.start_from:
+        start = load_model(recipe.start_from)
+        load_strict(method, start.method.state_dict(), f"{recipe.start_from} for recipe {recipe.name}")  # type: ignore[attr-defined]
+    return method
+
+
+def training_data(recipe: Recipe, method: Any, sources: Sequence[Source]) -> TrainingDataset:
+    """Augmented crops of all sources, drawn by the weights of the recipe."""
+    pairs = [pair for source in sources for pair in source.train]
+    weights = None
+    if recipe.data.weights:
+        shares = np.array(recipe.data.weights) / np.array([max(len(source.train), 1) for source in sources])
+        weights = np.repeat(shares, [len(source.train) for source in sources]).tolist()
+    normalization = build_config(
+        Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization"
+    )
+    samples: Any = PairDataset(pairs, normalization.normalize, recipe.data.in_channels, cache=True)
+    if recipe.pixel_size is not None:
+        samples = Resampled(samples, recipe.pixel_size)
+    steps = recipe.train.steps_per_epoch or max(len(pairs) // recipe.train.batch_size, 1)
+    return TrainingDataset(
+        samples,
+        method.prepare,
+        build_config(AugmentConfig, recipe.data.augment, f"{recipe.name}: data.augment"),
+        (recipe.train.crop, recipe.train.crop),
+        steps * recipe.train.batch_size,
+        recipe.train.seed,
+        weights,
+    )
+
+
+class Resampled:
+    """Samples brought to the pixel size that a model works at."""
+
+    def __init__(self, samples: PairDataset, pixel_size: tuple[float, ...]):
+        self.samples, self.pixel_size = samples, pixel_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return resample(self.samples[index], self.pixel_size)
+
+
+def measure(
+    method: Any,
+    *,
+    description: Description,
+    pairs: Sequence[Pair],
+    truth: Sequence[dict[str, Any]],
+    settings: SegmentSettings,
+) -> dict[str, float]:
+    """Segment every image as a user would, and score it against its annotation."""
+    model = Model(method, description)
+    decoded = [{"labels": model.predict(pair.image, settings).labels} for pair in pairs]
+    return method.score(decoded, truth)
+
+
+def read_truth(pair: Pair) -> dict[str, Any]:
+    """Read the annotation of a pair: labels, and what to ignore if anything."""
+    image = read(pair.image).planar()
+    annotation = read_labels(pair.labels, (image.height, image.width), pair.image.name, pair.coco)
+    return {"labels": annotation.labels, "ignore": annotation.ignore}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scored on a data set."""
+
+    scores: dict[str, float]
+    """Over all objects of all images."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % intervals of the deciding numbers, by resampling images."""
+    images: pd.DataFrame
+    """One row per image, worst first: objects annotated, found, and AP at IoU 0.5."""
+
+    def save(self, folder: Path | str) -> None:
+        """Write scores.json, with the intervals, and images.csv."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        numbers = {"scores": self.scores, "intervals": self.intervals}
+        write_text(Path(folder) / "scores.json", json.dumps(numbers, indent=2) + "\n")
+        write_table(Path(folder) / "images.csv", self.images)
+
+
+def evaluate_model(
+    model: Model, data: Path, split_name: str | None = None, settings: SegmentSettings | None = None
+) -> Evaluation:
+    """Segment annotated images as a user would, and score the result.
+
+    Raises
+    ------
+    AbbeError
+        When the folder holds no annotated images, or not the split that was asked for.
+    """
+    pairs = find_pairs(_split_folder(data, split_name))
+    settings = settings or SegmentSettings()
+    matches = []
+    for pair in pairs:
+        truth = read_truth(pair)
+        matches.append(match(truth["labels"], model.predict(pair.image, settings).labels, truth["ignore"]))
+    rows = [
+        {"image": pair.name, "annotated": m.n_truth, "found": m.n_predicted, "ap50": scores([m])["ap50"]}
+        for pair, m in zip(pairs, matches, strict=True)
+    ]
+    images = pd.DataFrame(rows).sort_values("ap50", ignore_index=True)
+    intervals = {name: bootstrap(matches, name, seed=0) for name in ("ap50", "map50_90", "count_error")}
+    return Evaluation(scores(matches), intervals, images)
+
+
+def _split_folder(data: Path, name: str | None) -> Path:
+    if not data.is_dir():
+        raise AbbeError(f"{data}: no such folder; --data takes a folder with images and their labels")
+    splits = find_splits(data)
+    if name is None:
+        return splits.get("test", data)
+    if name not in splits:
+        raise AbbeError(f"{data}: has no split {name!r}; it has {', '.join(splits) or 'none'}")
+    return splits[name]

@@ -1,0 +1,106 @@
+"""Every public name, in one literal table; nothing registers itself, and looking here imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from abbe.errors import AbbeError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the catalog knows of a network."""
+
+    file: str
+    """Where it is, below ``methods/``."""
+    task: str
+    """What it is for."""
+    title: str
+    """Of the paper."""
+    year: int
+    """Of the paper."""
+    paper: str
+    """Where to find the paper: arXiv id or DOI."""
+    objective: str
+    """The method that trains and uses it, a name of ``OBJECTIVES``."""
+    recipe: str = ""
+    """Name of the recipe that trains it."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method around a network."""
+
+    file: str
+    """Where it is, below ``methods/``."""
+    type: str
+    """Class; its first argument is the network, its second its config."""
+    config: str
+    """Dataclass of its options."""
+
+
+_UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+_FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
+
+ENTRIES = {
+    "unet_2015": Entry(
+        "backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"
+    ),
+    "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),
+    "unet_falk_2d": Entry(
+        "backbones/unet_falk.py",
+        "segmentation",
+        _FALK,
+        2019,
+        "doi:10.1038/s41592-018-0261-2",
+        "falk",
+        "unet_falk_2d",
+    ),
+    "unet_falk_2d_tiny": Entry(
+        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
+    ),
+    "unet_falk_3d": Entry(
+        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
+    ),
+    "unet_falk_3d_tiny": Entry(
+        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
+    ),
+    "unet_residual": Entry(
+        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances", "nuclei"
+    ),
+    "unet_residual_large": Entry(
+        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
+    ),
+    "unet_residual_tiny": Entry(
+        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
+    ),
+}
+
+OBJECTIVES = {
+    "instances": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
+    "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
+    "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),
+    "falk_detection": Objective("backbones/unet_falk.py", "FalkDetection", "UNetOptions"),
+}
+
+
+def entry(name: str) -> Entry:
+    """Look a network up; an unknown name fails with the nearest right one."""
+    if name not in ENTRIES:
+        near = difflib.get_close_matches(name, ENTRIES, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`abbe models` lists all"
+        raise AbbeError(f"no network is called {name!r}; {hint}")
+    return ENTRIES[name]
+
+
+def variant(name: str) -> Any:
+    """Give the config of a network, a dataclass."""
+    return module_of(entry(name).file).VARIANTS[name]
+
+
+def module_of(file: str) -> Any:
+    """Import a method's file."""
+    return import_module("abbe.methods." + file.removesuffix(".py").replace("/", "."))

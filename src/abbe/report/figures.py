@@ -1,0 +1,253 @@
+"""Charts as inline SVG: small, sharp at any size, without fonts or scripts, their colours taken from the page.
+
+Every function returns a ``<figure>`` whose texts are escaped; numbers that are not finite are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 440, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 40
+MAX_BINS = 48
+MAX_BARS = 40
+MAX_POINTS = 2000
+TAIL = 99.5
+"""Percentile that a histogram's axis reaches where a few values lie far beyond it."""
+SERIES_COLOURS = ("#1f7a8c", "#d1495b", "#8a6fb8", "#c98a1b", "#4a8f3c", "#6b7280")
+
+
+def histogram(numbers: Sequence[float] | np.ndarray, label: str, unit: str = "") -> str:
+    """Draw how values are distributed, with their median; bins follow Freedman and Diaconis (1981)."""
+    values = _finite(numbers)
+    if values.size == 0:
+        return _empty(label)
+    low, high = _span(values)
+    counts, edges = np.histogram(values, bins=_edges(values, low, high))
+    plot = _Plot((edges[0], edges[-1]), (0, counts.max()))
+    bars = [
+        plot.bar(left, right, count, f"{number(left)} – {number(right)}: {count:,}")
+        for left, right, count in zip(edges[:-1], edges[1:], counts)
+        if count
+    ]
+    median = float(np.median(values))
+    note = f"n = {values.size:,}, median {number(median)}{_spaced(unit)}"
+    beyond = int((values > edges[-1]).sum())
+    if beyond:
+        note += f"; {beyond:,} beyond the axis"
+    body = [plot.axes(_axis_title(label, unit), "count"), *bars, plot.vertical(median)]
+    return _figure(label, note, body)
+
+
+def bars(names: Sequence[str], values: Sequence[float] | np.ndarray, label: str, unit: str = "") -> str:
+    """Draw one bar per name, largest first; more than 40 of them become a histogram."""
+    values = np.asarray(values, np.float64)
+    if len(values) > MAX_BARS:
+        return histogram(values, label, unit)
+    if not np.isfinite(values).any():
+        return _empty(label)
+    order = np.argsort(-np.nan_to_num(values), kind="stable")
+    plot = _Plot((0, len(values)), (0, max(float(np.nanmax(values)), 0)))
+    body = [
+        plot.bar(place + 0.12, place + 0.88, values[index], f"{names[index]}: {number(values[index])}")
+        for place, index in enumerate(order)
+        if np.isfinite(values[index])
+    ]
+    note = f"{len(values):,} images, largest first" if len(values) > 1 else str(names[0])
+    return _figure(label, note, [plot.axes("image", _axis_title(label, unit), x_ticks=False), *body])
+
+
+def scatter(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    x_label: str,
+    y_label: str,
+    *,
+    x_unit: str = "",
+    y_unit: str = "",
+) -> str:
+    """Draw one dot per pair; of more than 2000 pairs an evenly spaced choice is shown and the note says so."""
+    pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    n, title = pairs.shape[1], f"{y_label} against {x_label}"
+    if n == 0:
+        return _empty(title)
+    plot = _Plot(_span(pairs[0]), _span(pairs[1]))
+    shown = pairs[:, np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(int)]
+    # One path of round-capped strokes without length is ten times smaller than as many circles.
+    dots = "".join(f"M{plot.x(a):.1f} {plot.y(b):.1f}h0" for a, b in shown.T)
+    note = f"n = {n:,}" + (f", {MAX_POINTS:,} of them shown" if n > MAX_POINTS else "")
+    body = [
+        f'<path class="dots" d="{dots}" fill="none" stroke="{SERIES_COLOURS[0]}" stroke-width="4" '
+        'stroke-linecap="round" stroke-opacity="0.45"/>',
+        plot.axes(_axis_title(x_label, x_unit), _axis_title(y_label, y_unit)),
+    ]
+    return _figure(title, note, body)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
+    label: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Draw one line per name, each from its pair of x and y values, with a legend; gaps where y is not finite."""
+    pairs = {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, (x, y) in series.items()}
+    known = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in pairs.values()]
+    if not any(x.size for x, _ in known):
+        return _empty(label)
+    plot = _Plot(_span(np.concatenate([x for x, _ in known])), _span(np.concatenate([y for _, y in known])))
+    body, legend = [], []
+    for index, (name, (x, y)) in enumerate(pairs.items()):
+        colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
+        body.append(
+            f'<path d="{plot.path(x, y)}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
+        )
+        legend.append(f'<span class="key"><i style="background:{colour}"></i>{escape(name)}</span>')
+    body.append(plot.axes(x_label, y_label))
+    return _figure(label, "", body, legend="".join(legend))
+
+
+class _Plot:
+    """The map from data to the drawing, and what is drawn with it."""
+
+    def __init__(self, x_span: tuple[float, float], y_span: tuple[float, float]) -> None:
+        self.x_span, self.y_span = _widened(x_span), _widened(y_span)
+
+    def x(self, value: float) -> float:
+        """Place a value along the x axis."""
+        low, high = self.x_span
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        """Place a value along the y axis, upwards."""
+        low, high = self.y_span
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def bar(self, left: float, right: float, value: float, text: str) -> str:
+        """Draw a bar from the x axis up, with a text that shows when the pointer rests on it."""
+        x, y = self.x(left), self.y(value)
+        width = max(self.x(right) - x - 1, 0.5)
+        return (
+            f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
+            f'fill="{SERIES_COLOURS[0]}"><title>{escape(text)}</title></rect>'
+        )
+
+    def vertical(self, value: float) -> str:
+        """Draw a dashed line across the plot."""
+        x = f"{self.x(value):.1f}"
+        return (
+            f'<line class="median" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" '
+            'stroke="#d1495b" stroke-width="1.5" stroke-dasharray="4 3"/>'
+        )
+
+    def path(self, x: np.ndarray, y: np.ndarray) -> str:
+        """Describe a line through the points, broken where y is not finite."""
+        parts, pen = [], "M"
+        for a, b in zip(x, y):
+            if np.isfinite(b):
+                parts.append(f"{pen}{self.x(a):.1f} {self.y(b):.1f}")
+            pen = "L" if np.isfinite(b) else "M"
+        return "".join(parts)
+
+    def axes(self, x_title: str, y_title: str, x_ticks: bool = True) -> str:
+        """Draw the base line, ticks, their numbers and both titles."""
+        base, middle = HEIGHT - BOTTOM, (HEIGHT - BOTTOM + TOP) / 2
+        parts = [f'<path d="M{LEFT} {base}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity="0.4"/>']
+        for value in ticks(*self.y_span):
+            y = self.y(value)
+            parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity="0.09"/>')
+            parts.append(_text(LEFT - 6, y + 3.5, number(value), "end"))
+        for value in ticks(*self.x_span) if x_ticks else []:
+            parts.append(_text(self.x(value), base + 15, number(value)))
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_title))
+        parts.append(f'<g transform="translate(11 {middle:.0f}) rotate(-90)">{_text(0, 0, y_title)}</g>')
+        return "".join(parts)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Choose round numbers within [low, high]: at most `most` multiples of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _figure(title: str, note: str, body: Sequence[str], legend: str = "") -> str:
+    about = escape(f"{title}. {note}" if note else title)
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span>{legend}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{about}" font-family="system-ui, sans-serif" '
+        f'font-size="11">{"".join(body)}</svg></figure>'
+    )
+
+
+def _empty(title: str) -> str:
+    return _figure(title, "", [_text(WIDTH / 2, HEIGHT / 2, "no data")])
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="currentColor" fill-opacity="0.75">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    values = np.asarray(values, np.float64).ravel()
+    return values[np.isfinite(values)]
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """Give the range of an axis: all values, or, where a few lie far beyond the others, up to their 99.5th percentile.
+
+    Ranges that begin near zero begin at zero.
+    """
+    low, high = float(values.min()), float(values.max())
+    tail = float(np.percentile(values, TAIL))
+    if high - low > 2 * (tail - low) > 0:
+        high = tail
+    return (0.0 if 0 <= low < 0.25 * high else low), high
+
+
+def _widened(span: tuple[float, float]) -> tuple[float, float]:
+    low, high = span
+    if high > low:
+        return low, high
+    margin = abs(low) * 0.5 or 1.0
+    return (low, low + margin) if low == 0 else (low - margin, low + margin)
+
+
+def _edges(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Cut [low, high] into 8 to 48 bins; those of whole numbers hold equally many of them each."""
+    q25, q75 = np.percentile(values, (25, 75))
+    width = 2 * (q75 - q25) / np.cbrt(values.size)
+    bins = int(np.clip((high - low) / width, 8, MAX_BINS)) if width > 0 else 10
+    if not (values == np.round(values)).all() or high <= low:
+        return np.linspace(low, high, bins + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    width = max(1, round((high - low) / bins))
+    return math.floor(low) - 0.5 + width * np.arange(math.ceil((high - math.floor(low) + 1) / width) + 1)
+
+
+def _axis_title(label: str, unit: str) -> str:
+    return f"{label} ({unit})" if unit else label
+
+
+def _spaced(unit: str) -> str:
+    return f" {unit}" if unit else ""
+
+
+def number(value: float) -> str:
+    """Write a number for people: three significant digits, whole numbers grouped by thousands."""
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "–"
+    if abs(value) >= 1e7 or abs(value) < 1e-3:
+        return f"{value:.3g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,53 @@
+"""The options of the verbs. The text under a field is its documentation and the command line's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Which plane of an image to take."""
+
+    axes: str | None = None
+    """Names of the image's axes in order, letters of TCZYX, where the file does not tell them."""
+    channel: int | str | None = None
+    """Channel to take, by number from 0 or by name."""
+    z: int | None = None
+    """Plane to take of a z stack, from 0."""
+    time: int | None = None
+    """Frame to take of a time series, from 0."""
+    pixel_size: float | None = None
+    """µm per pixel, in place of what the file says."""
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """Where and how to compute."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes a GPU where there is one."""
+    precision: Literal["auto", "bfloat16", "float32", "exact"] = "auto"
+    """auto is the prepared path, in bfloat16 where the processor has it; exact is the plain float32 forward."""
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """auto takes OpenVINO on a CPU where it is installed (the extra "fast")."""
+    tile: int | None = None
+    """Pixels per side that the network sees at once; chosen from the memory at hand unless given."""
+
+
+@dataclass(frozen=True)
+class ObjectSettings:
+    """Which objects to keep."""
+
+    diameter: float | None = None
+    """Typical diameter of an object in pixels; estimated from the image unless given."""
+    min_area: int | None = None
+    """Smallest object to keep, in pixels; the model's own limit unless given."""
+    drop_border: bool = False
+    """Leave out objects that touch the border of the image."""
+
+
+@dataclass(frozen=True)
+class SegmentSettings(ImageSettings, ObjectSettings, ComputeSettings):
+    """Everything that changes the labels of an image."""

@@ -1,0 +1,283 @@
+"""What happens around the steps: averaging, validating, judging, saving, showing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from abbe.contract import Watch
+from abbe.errors import AbbeError
+from abbe.train.batches import TrainingSet
+from abbe.train.checkpoint import (
+    load_into,
+    random_states,
+    restore_random_states,
+    save_checkpoint,
+    seed_everything,
+)
+from abbe.train.curves import write_curves
+from abbe.train.ema import MovingAverage
+from abbe.train.interrupt import Interrupted, InterruptGuard
+from abbe.train.losses import LossRecord
+from abbe.train.module import TrainedMethod
+from abbe.train.precision import batch_to_channels_last
+from abbe.train.progress import Display, Log, spell_values
+from abbe.train.recipe import TrainConfig
+from abbe.train.run_folder import RunFolder
+
+SECONDS_BETWEEN_DRAWINGS = 30.0
+Validate = Callable[[Any], dict[str, float]]
+
+
+@dataclass
+class Standing:
+    """How a run stands: what its history was and which epoch was best."""
+
+    epochs_done: int = 0
+    best_score: float | None = None
+    best_epoch: int = 0
+    without_gain: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def judge(self, score: float, mode: str, epoch: int) -> bool:
+        """Take in a score and say whether it is the best so far; NaN never is."""
+        best = self.best_score
+        gained = not math.isnan(score) and (best is None or (score > best if mode == "max" else score < best))
+        if gained:
+            self.best_score, self.best_epoch, self.without_gain = score, epoch, 0
+        else:
+            self.without_gain += 1
+        return gained
+
+
+class TrainingLoop(lightning.Callback):
+    """Follows Lightning's steps; all are one epoch to Lightning, ours end every ``steps_per_epoch`` steps.
+
+    Parameters
+    ----------
+    folder, config
+        Where to save; what was asked for.
+    steps_per_epoch, total_steps
+        Length of an epoch and of the run.
+    watch
+        The deciding metric.
+    validate
+        Gives the metrics of the method as it stands; None for the losses only.
+    validation_set
+        Samples whose mean losses are recorded as ``validation_<name>``.
+    display, journal, guard
+        Where progress is shown and recorded; who notes Ctrl-C.
+    saved
+        A checkpoint to continue from.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        *,
+        steps_per_epoch: int,
+        total_steps: int,
+        watch: Watch,
+        validate: Validate | None,
+        validation_set: TrainingSet | None,
+        display: Display,
+        journal: Log,
+        guard: InterruptGuard,
+        saved: dict[str, Any] | None,
+    ) -> None:
+        self.folder, self.config, self.watch = folder, config, watch
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self.validate, self.validation_set = validate, validation_set
+        self.display, self.journal, self.guard = display, journal, guard
+        self.saved = saved
+        self.standing = Standing(**saved["standing"]) if saved else Standing()
+        self.losses = LossRecord()
+        self.ema: MovingAverage | None = None
+        self.last_saved = self.last_drawn = self.epoch_began = time.monotonic()
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience ran out."""
+        return 0 < self.config.patience <= self.standing.without_gain
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Continue from a checkpoint, or begin; weights are on their device by now."""
+        module = _ours(pl_module)
+        if self.saved:
+            load_into(module.method, self.saved["model"])
+        if self.config.ema_decay > 0:
+            self.ema = MovingAverage(module.method, self.config.ema_decay)
+        if self.saved:
+            self._restore(module, self.saved)
+            self.saved = None  # frees a second copy of the weights
+        else:
+            seed_everything(self.config.seed + trainer.global_rank)
+        if module.step // self.steps_per_epoch > self.standing.epochs_done:
+            self._finish_epoch(trainer, module)  # the run ended during a validation
+        trainer.should_stop = trainer.should_stop or self.stopped_early
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Average the weights, record the losses, and end the epoch where it ends."""
+        module = _ours(pl_module)
+        if self.ema:
+            self.ema.update(module.step - 1)
+        self.losses.add(module.step, outputs)
+        self.display.show(module.step, self._summary())
+        if module.step % self.steps_per_epoch == 0 or module.step == self.total_steps:
+            self._finish_epoch(trainer, module)
+        elif self.guard.asked or time.monotonic() - self.last_saved > self.config.checkpoint_seconds:
+            self._save(trainer, module)
+        if self.guard.asked:
+            raise Interrupted
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw the final curves."""
+        if trainer.is_global_zero:
+            self._draw()
+
+    def _finish_epoch(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
+        epoch = math.ceil(module.step / self.steps_per_epoch)
+        rates = {"learning_rate": module.learning_rate}
+        row = {"epoch": epoch, "step": module.step, **rates, **self.losses.means()}
+        if epoch % self.config.validate_every == 0 or module.step == self.total_steps:
+            row |= self._validated(trainer, module, epoch)
+        row["seconds"] = round(time.monotonic() - self.epoch_began, 3)
+        self.standing.history.append(row)
+        self.standing.epochs_done = epoch
+        self.losses.reset()
+        self.epoch_began = time.monotonic()
+        self._record(trainer, module, row)
+        trainer.should_stop = trainer.should_stop or self.stopped_early
+
+    def _record(self, trainer: lightning.Trainer, module: TrainedMethod, row: dict[str, float]) -> None:
+        self._save(trainer, module)
+        if trainer.is_global_zero:
+            self.journal.write("epoch", **row)
+            if time.monotonic() - self.last_drawn > SECONDS_BETWEEN_DRAWINGS:
+                self._draw()
+
+    def _draw(self) -> None:
+        if self.standing.history:
+            write_curves(self.history(), self.folder.path, self.watch.name, self.watch.mode)
+        self.last_drawn = time.monotonic()
+
+    def history(self) -> pd.DataFrame:
+        """Return one row per epoch."""
+        return pd.DataFrame(self.standing.history)
+
+    def _validated(self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int) -> dict[str, float]:
+        """Measure the averaged weights on the first device and keep them when they are the best."""
+        metrics: dict[str, float] = {}
+        if trainer.is_global_zero:
+            try:
+                metrics = self._measure(trainer, module, epoch)
+            except Interrupted:
+                self._save(trainer, module)
+                raise
+        return trainer.strategy.broadcast(metrics)
+
+    def _measure(self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int) -> dict[str, float]:
+        random = random_states()
+        if self.ema:
+            with self.ema.applied():
+                metrics = self._metrics(trainer, module)
+                self._judge(metrics, module, epoch)
+        else:
+            metrics = self._metrics(trainer, module)
+            self._judge(metrics, module, epoch)
+        restore_random_states(random)
+        return metrics
+
+    def _metrics(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:
+        module.method.eval()
+        try:
+            with torch.no_grad(), self.guard.may_cut():
+                metrics = self._validation_losses(trainer, module)
+                if self.validate:
+                    metrics |= {name: float(value) for name, value in self.validate(module.method).items()}
+        finally:
+            module.method.train()
+        return metrics
+
+    def _validation_losses(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:
+        if self.validation_set is None:
+            return {}
+        self.validation_set.set_epoch(0)  # the same crops every time
+        record = LossRecord()
+        generator = module.generator(0)
+        loader: DataLoader[Any] = DataLoader(self.validation_set, self.config.batch_size)  # type: ignore[arg-type]
+        for batch in loader:
+            batch = batch_to_channels_last(trainer.strategy.batch_to_device(batch))
+            with trainer.precision_plugin.forward_context():
+                found = module.all_losses(batch, generator)
+            record.add(module.step, {f"validation_{name}": value for name, value in found.items()})
+        return record.means()
+
+    def _judge(self, metrics: dict[str, float], module: TrainedMethod, epoch: int) -> None:
+        score = {"epoch": epoch, **self.losses.means(), **metrics}.get(self.watch.name)
+        if score is None:
+            raise AbbeError(f"validation gives no {self.watch.name!r}, which decides; it gives {', '.join(metrics)}")
+        if not self.standing.judge(score, self.watch.mode, epoch):
+            return
+        state = {
+            "model": dict(module.method.state_dict()),
+            "epoch": epoch,
+            "step": module.step,
+            "metrics": metrics,
+        }
+        save_checkpoint(self.folder.best, {**state, "watch": list(self.watch), "score": score})
+
+    def _save(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
+        self.losses.look()  # a diverged run keeps its last good checkpoint
+        if trainer.is_global_zero:
+            save_checkpoint(self.folder.last, self._state(module))
+        self.last_saved = time.monotonic()
+
+    def _state(self, module: TrainedMethod) -> dict[str, Any]:
+        return {
+            "step": module.step,
+            "model": dict(module.method.state_dict()),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "optimizers": {name: o.state_dict() for name, o in module.named_optimizers.items()},
+            "random": random_states(),
+            "losses": self.losses.state_dict(),
+            "standing": vars(self.standing),
+        }
+
+    def _restore(self, module: TrainedMethod, saved: dict[str, Any]) -> None:
+        if self.ema and saved["ema"]:
+            self.ema.load_state_dict(saved["ema"])
+        for name, optimizer in module.named_optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self.losses.load_state_dict(saved["losses"])
+        restore_random_states(saved["random"])
+
+    def _summary(self) -> str:
+        shown = {"loss": self.losses.latest["loss"]} if "loss" in self.losses.latest else dict(self.losses.latest)
+        text = spell_values(shown)
+        seen = [row[self.watch.name] for row in self.standing.history if self.watch.name in row]
+        if seen and self.watch.name != "loss":
+            text += f", {spell_values({self.watch.name: seen[-1], 'best': self.standing.best_score or math.nan})}"
+        return text
+
+
+def _ours(module: lightning.LightningModule) -> TrainedMethod:
+    if not isinstance(module, TrainedMethod):
+        raise TypeError(f"expected TrainedMethod, found {type(module).__name__}")
+    return module

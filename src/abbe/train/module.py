@@ -1,0 +1,108 @@
+"""Any method as a LightningModule, known by its Protocol alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import nn
+
+from abbe.train.precision import batch_to_channels_last
+from abbe.train.recipe import TrainConfig
+from abbe.train.schedule import build_optimizers, learning_rate_factor, set_learning_rate
+
+
+class TrainedMethod(lightning.LightningModule):
+    """Descends the ``"loss"`` of a method: one optimizer, or one for each of its players in turn.
+
+    Parameters
+    ----------
+    method
+        An ``nn.Module`` with ``training_step(batch, *, generator)``; it may have ``parameter_groups()``,
+        ``players()`` and ``after_step(step)``.
+    config
+        Optimizer, schedule and clipping.
+    total_steps
+        Length of the whole training, for the schedule.
+    start
+        First step of this run.
+    """
+
+    def __init__(self, method: Any, config: TrainConfig, total_steps: int, start: int = 0) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.method: Any = method
+        self.config = config
+        self.total_steps = total_steps
+        self.step = start
+        self.named_optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Make the optimizers; Lightning calls this when the weights are on their device."""
+        self.named_optimizers = build_optimizers(self.method, self.config)
+        return list(self.named_optimizers.values())
+
+    def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int) -> dict[str, torch.Tensor]:
+        """Lay out images channels last."""
+        return batch_to_channels_last(batch)
+
+    def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Do one step for every player and return all losses, those of players as ``player/name``."""
+        generator = self.generator(self.step)
+        wrapped = self.optimizers()
+        wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
+        losses: dict[str, torch.Tensor] = {}
+        for player, optimizer in zip(self.named_optimizers, wrapped, strict=True):
+            found = self._losses(batch, generator, player)
+            self._descend(found[_of("loss", player)], optimizer)
+            losses |= {name: value.detach().float() for name, value in found.items()}
+        if hasattr(self.method, "after_step"):
+            self.method.after_step(self.step)
+        self.step += 1
+        return losses
+
+    def all_losses(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute the losses of every player without a step."""
+        found = (self._losses(batch, generator, player) for player in self.named_optimizers)
+        return {name: value.float() for losses in found for name, value in losses.items()}
+
+    def _losses(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator, player: str
+    ) -> dict[str, torch.Tensor]:
+        whose = {"player": player} if player else {}
+        found = self.method.training_step(batch, generator=generator, **whose)
+        return {_of(name, player): value for name, value in found.items()}
+
+    def generator(self, step: int) -> torch.Generator:
+        """Make the generator of a step: the same whether the run came here at once or was resumed."""
+        seed = np.random.SeedSequence([self.config.seed, step, self.global_rank]).generate_state(1, np.uint64)[0]
+        return torch.Generator(device=self.device).manual_seed(int(seed) >> 1)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the first group at the latest step."""
+        return float(next(iter(self.named_optimizers.values())).param_groups[0]["lr"])
+
+    def _descend(self, loss: torch.Tensor, optimizer: Any) -> None:
+        set_learning_rate(optimizer, self._factor())
+        optimizer.zero_grad()
+        with torch.autocast(self.device.type, enabled=False):  # gradients follow the forward pass's own types
+            self.manual_backward(loss)
+        if self.config.gradient_clip > 0:
+            self.clip_gradients(optimizer, self.config.gradient_clip, "norm")
+        optimizer.step()
+
+    def _factor(self) -> float:
+        c = self.config
+        return learning_rate_factor(self.step, total=self.total_steps, warmup=c.warmup_steps, schedule=c.schedule)
+
+
+def _of(name: str, player: str) -> str:
+    return f"{player}/{name}" if player else name
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count trainable numbers."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,53 @@
+"""Which arithmetic, memory layout and device a training uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def resolve_accelerator(name: str) -> str:
+    """Turn ``"auto"`` into cuda, mps or cpu, whichever this machine has first."""
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def resolve_precision(name: str, accelerator: str) -> str:
+    """Turn ``"auto"`` into bfloat16 where the processor computes it natively, else float32."""
+    if name != "auto":
+        return name
+    return "bfloat16" if _native_bfloat16(accelerator) else "float32"
+
+
+def _native_bfloat16(accelerator: str) -> bool:
+    if accelerator in ("cuda", "gpu"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator != "cpu":
+        return False
+    # private names of torch, the only ones that tell; a version without them gets the safe answer
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
+
+
+@torch.no_grad()
+def to_channels_last(module: nn.Module) -> None:
+    """Lay out 4-D parameters with channels last, which convolutions compute faster."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def batch_to_channels_last(batch: dict[str, Any]) -> dict[str, Any]:
+    """Lay out 4-D floating-point tensors with channels last."""
+    return {name: _channels_last(value) for name, value in batch.items()}
+
+
+def _channels_last(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point():
+        return value.contiguous(memory_format=torch.channels_last)
+    return value

@@ -1,0 +1,64 @@
+"""Learning rates and optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from abbe.train.recipe import TrainConfig
+
+
+def learning_rate_factor(step: int, *, total: int, warmup: int, schedule: str) -> float:
+    """Fraction of the highest learning rate at a step, counted from 0.
+
+    Linear from ``1 / warmup`` to 1 during the warm-up; then half a cosine that would reach 0 at ``total``
+    (Loshchilov and Hutter, 2017, without restarts), or constant.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to ``factor`` of its own highest one."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["highest_lr"] * factor
+
+
+def build_optimizers(method: Any, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """Make one optimizer per player, or a single one, under the name ``""``, for a method without players."""
+    if hasattr(method, "players"):
+        return {name: _build(_split(side, config), config) for name, side in method.players().items()}
+    if hasattr(method, "parameter_groups"):
+        return {"": _build(list(method.parameter_groups()), config)}
+    return {"": _build(_split(method.parameters(), config), config)}
+
+
+def _split(parameters: Iterable[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """AdamW does not decay norms and biases; the classic optimizers decay all, as in the classic papers."""
+    trained = [p for p in parameters if p.requires_grad]
+    if config.optimizer != "adamw":
+        return [{"params": trained}]
+    decayed = {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay}
+    free = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
+    return [group for group in (decayed, free) if group["params"]]
+
+
+def _build(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    rate, decay, momentum = config.learning_rate, config.weight_decay, config.momentum
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, rate, momentum, weight_decay=decay)
+    else:
+        adaptive = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+        optimizer = adaptive(groups, rate, (momentum, 0.999), weight_decay=decay)
+    for group in optimizer.param_groups:
+        group["highest_lr"] = group["lr"]
+    return optimizer

@@ -1,0 +1,56 @@
+"""The models that ship inside the package, and where named models are found."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from abbe.errors import AbbeError
+
+
+@dataclass(frozen=True)
+class Record:
+    """A model that can be had by name."""
+
+    summary: str
+    """What it does, in a line."""
+    licence: str
+    """Of the weights."""
+    file: str
+    """Name inside the package's ``weights/bundled`` folder; the card lies beside it as Markdown."""
+
+
+RECORDS = {
+    "nuclei": Record(
+        summary="nuclei in fluorescence, stained tissue and grey cytology, as instances",
+        licence="BSD-3-Clause; trained on BBBC038 (CC0)",
+        file="nuclei.safetensors",
+    ),
+}
+
+
+def find_model(name: str | Path) -> Path:
+    """Find the file of a model by its path or by its name.
+
+    Raises
+    ------
+    AbbeError
+        When there is neither such a file nor such a name.
+    """
+    if str(name) in RECORDS:
+        return Path(str(files("abbe.weights") / "bundled" / RECORDS[str(name)].file))
+    path = Path(name).expanduser()
+    if path.is_dir() and (path / "model.safetensors").exists():
+        return path / "model.safetensors"
+    if path.exists():
+        return path
+    near = difflib.get_close_matches(str(name), RECORDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"bundled: {', '.join(RECORDS)}"
+    raise AbbeError(f"{name}: neither a file nor a model that Abbe knows; {hint}")
+
+
+def read_card(name: str) -> str:
+    """Read the model card, Markdown, of a bundled model."""
+    return find_model(name).with_suffix(".md").read_text(encoding="utf-8")

@@ -1,0 +1,275 @@
+"""Files appear whole or not at all, and labels come back as they were."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abbe.data.read import read
+from abbe.data.write import LabelWriter, atomic, write_labels, write_png, write_table, write_text
+from abbe.errors import AbbeError
+
+
+def labels_of(shape: tuple[int, ...], largest: int, seed: int = 0) -> np.ndarray:
+    labels = np.random.default_rng(seed).integers(0, largest, shape, endpoint=True).astype(np.int32)
+    labels.flat[-1] = largest
+    return labels
+
+
+def contents(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- atomic -------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_appears_at_the_end(tmp_path):
+    with atomic(tmp_path / "new" / "a b ü.txt") as temporary:
+        temporary.write_text("whole")
+        assert temporary.name.startswith(".")
+        assert temporary.parent == tmp_path / "new"
+        assert not (tmp_path / "new" / "a b ü.txt").exists()
+    assert contents(tmp_path / "new") == ["a b ü.txt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path, error):
+    write_text(tmp_path / "a.txt", "old")
+    expected = AbbeError if isinstance(error, OSError) else error
+    with pytest.raises(expected), atomic(tmp_path / "a.txt") as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert contents(tmp_path) == ["a.txt"]
+
+
+def test_reasons_are_told(tmp_path):
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "folder.txt", "there is a folder of that name"),
+        (tmp_path / "file" / "a.txt", "a part of the path is a file"),
+        (tmp_path / "file" / "b" / "a.txt", "a part of the path is a file"),
+        (tmp_path / ("n" * 300 + ".txt"), "the name is too long"),
+    ):
+        with pytest.raises(AbbeError, match=f"{path.name}: cannot be written, {reason}"):
+            write_text(path, "x")
+    with pytest.raises(AbbeError, match="no space left on the disk"), atomic(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert contents(tmp_path) == ["file", "folder.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(AbbeError, match="no permission to write there"):
+        write_text(tmp_path / "a.txt", "x")
+
+
+def test_an_error_about_an_input_is_not_blamed_on_the_output(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "a.txt"):
+        (tmp_path / "input.txt").read_text()
+    assert contents(tmp_path) == []
+
+
+def test_overwriting_can_be_forbidden(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(AbbeError, match="exists already"):
+        write_text(tmp_path / "a.txt", "new", overwrite=False)
+    assert (tmp_path / "a.txt").read_text() == "old"
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    write_text(tmp_path / "a.txt", "x")
+    (tmp_path / "b.txt").touch()
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "b.txt").stat().st_mode
+
+
+# --- text, tables, pictures ---------------------------------------------------------------------------------------
+
+
+def test_text_keeps_its_bytes(tmp_path):
+    write_text(tmp_path / "a.txt", "µm\nline\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "µm\nline\r\n".encode()
+
+
+def test_tables_come_back(tmp_path):
+    table = pd.DataFrame({"image": ["a, b", 'ü "c"'], "area_µm2": [0.1, 1 / 3], "label": [1, 70000]})
+    write_table(tmp_path / "t.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "t.csv"), table)
+
+
+def test_pictures_come_back(tmp_path):
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    write_png(tmp_path / "p.png", rgb)
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(tmp_path / "p.png")), rgb)
+    for wrong in (rgb.astype(float), rgb[..., :2], rgb[0, 0]):
+        with pytest.raises(ValueError, match="a picture is uint8"):
+            write_png(tmp_path / "p.png", wrong)
+
+
+# --- labels -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"),
+    [(0, "u1"), (1, "u1"), (255, "u1"), (256, "u2"), (65535, "u2"), (65536, "u4"), (2**31 - 1, "u4")],
+)
+@pytest.mark.parametrize("shape", [(300, 300), (3, 40, 50)])
+def test_labels_never_wrap(tmp_path, largest, dtype, shape):
+    labels = labels_of(shape, largest)
+    write_labels(tmp_path / "a.tif", labels)
+    back = tifffile.imread(tmp_path / "a.tif")
+    assert back.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(back, labels)
+
+
+@pytest.mark.parametrize("n", [300, 70_000])
+def test_every_object_of_a_crowd_comes_back(tmp_path, n):
+    labels = np.zeros(600 * 600, np.int32)
+    labels[:n] = np.arange(1, n + 1)
+    labels = labels.reshape(600, 600)
+    back = read(write_labels(tmp_path / "a.tif", labels)).planar().region(0, 600, 0, 600)[0]
+    np.testing.assert_array_equal(back, labels)
+
+
+@given(
+    st.tuples(st.integers(1, 1100), st.integers(1, 700)),
+    st.lists(st.integers(0, 600), max_size=4),
+    st.sampled_from(["u1", "u2", "u4"]),
+)
+@settings(deadline=None, max_examples=15)
+def test_bands_of_any_height_make_one_image(tmp_path_factory, shape, cuts, dtype):
+    path = tmp_path_factory.mktemp("bands") / "a.tif"
+    labels = labels_of(shape, np.iinfo(dtype).max // 2)
+    with LabelWriter(path, shape, dtype) as writer:
+        for band in np.split(labels, np.clip(np.cumsum(cuts), 0, shape[0])):
+            writer.write_rows(band)
+    back = tifffile.imread(path)
+    assert back.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(back.reshape(shape), labels)
+
+
+def test_large_labels_are_tiled_and_compressed_ome(tmp_path):
+    write_labels(tmp_path / "a.tif", np.ones((1500, 1200), np.uint16), pixel_size=(0.25, 0.5))
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.is_ome
+        assert tiff.pages[0].tile == (512, 512)
+        assert tiff.pages[0].compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+    assert (tmp_path / "a.tif").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("size", [(0.25, 0.5), {"y": 0.25, "x": 0.5}, {"z": 2.0, "y": 0.25, "x": 0.5}])
+def test_pixel_size_is_kept(tmp_path, size):
+    write_labels(tmp_path / "a.tif", labels_of((20, 30), 9), pixel_size=size)
+    image = read(tmp_path / "a.tif")
+    assert (image.axes, image.format) == ("YX", "OME-TIFF")
+    assert image.pixel_size == pytest.approx({"y": 0.25, "x": 0.5})
+    write_labels(tmp_path / "z.tif", labels_of((3, 20, 30), 9), pixel_size=(2.0, 0.25, 0.5))
+    assert read(tmp_path / "z.tif").axes == "ZYX"
+    assert read(tmp_path / "z.tif").pixel_size == pytest.approx({"z": 2.0, "y": 0.25, "x": 0.5})
+
+
+@pytest.mark.parametrize("size", [None, {}, ()])
+def test_an_unknown_pixel_size_stays_unknown(tmp_path, size):
+    assert read(write_labels(tmp_path / "a.tif", labels_of((20, 30), 9), pixel_size=size)).pixel_size == {}
+
+
+def test_what_does_not_fit_is_an_error(tmp_path):
+    for labels, words in (
+        (np.full((5, 5), -1), "-1"),
+        (np.zeros((5, 5)), "float64"),
+        (np.full((5, 5), 2**32), "up to 4294967295"),
+        (np.zeros((2, 3, 4, 5), int), r"expected \(Y, X\) or \(Z, Y, X\)"),
+        (np.zeros((0, 5), int), "shape"),
+    ):
+        with pytest.raises(AbbeError, match=rf"a\.tif: cannot be written.*{words}"):
+            write_labels(tmp_path / "a.tif", labels)
+    for rows, error, words in (
+        (np.full((2, 8), 256), AbbeError, "label 256 does not fit in uint8"),
+        (np.full((2, 8), -1), AbbeError, "-1"),
+        (np.zeros((2, 7), int), ValueError, "width 8"),
+        (np.zeros((9, 8), int), ValueError, "more than 8 rows"),
+    ):
+        with pytest.raises(error, match=words), LabelWriter(tmp_path / "a.tif", (8, 8), "u1") as writer:
+            writer.write_rows(rows)
+    with pytest.raises(AbbeError, match="an OME-TIFF holds up to"):
+        LabelWriter(tmp_path / "a.tif", (8, 8), "i4")
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("n_rows", [0, 600, 1000])
+def test_missing_rows_leave_no_file(tmp_path, n_rows):
+    with (
+        pytest.raises(ValueError, match=f"{n_rows} of 1100 rows"),
+        LabelWriter(tmp_path / "a.tif", (1100, 50), "u1") as writer,
+    ):
+        writer.write_rows(np.zeros((n_rows, 50), int))
+    assert contents(tmp_path) == []
+
+
+@pytest.mark.parametrize("n_rows", [0, 600, 1100])
+def test_an_interrupted_writer_leaves_nothing(tmp_path, n_rows):
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (1100, 50), "u1") as writer:  # noqa: PT012
+        writer.write_rows(np.zeros((n_rows, 50), int))
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == []
+    assert threading.active_count() == before
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tifffile.FileHandle, "write", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(PIL.Image.Image, "save", full)
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    labels = labels_of((2000, 50), 9)
+    for write in (
+        lambda: write_labels(tmp_path / "a.tif", labels),
+        lambda: write_labels(tmp_path / "a.tif", labels[None]),
+        lambda: write_text(tmp_path / "a.tif", "x"),
+        lambda: write_png(tmp_path / "a.tif", np.zeros((4, 4), "u1")),
+        lambda: write_table(tmp_path / "a.tif", pd.DataFrame()),
+    ):
+        with pytest.raises(AbbeError, match=r"a\.tif: cannot be written, no space left on the disk"):
+            write()
+    assert contents(tmp_path) == []
+
+
+def test_a_writer_holds_a_few_bands_and_not_the_image(tmp_path):
+    shape = (16_384, 2048)  # 64 MiB as uint16; a band of 512 rows has 2 MiB
+    band = np.zeros((700, shape[1]), np.uint16)
+    tracemalloc.start()
+    with LabelWriter(tmp_path / "a.tif", shape, "u2") as writer:
+        for top in range(0, shape[0], len(band)):
+            writer.write_rows(band[: shape[0] - top])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+
+
+def test_big_images_are_big_tiff(tmp_path):
+    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (70_000, 20_000), "u2") as writer:  # noqa: PT012
+        writer.write_rows(np.zeros((512, 20_000), np.uint16))
+        (temporary,) = tmp_path.iterdir()
+        while temporary.stat().st_size < 4:
+            pass
+        assert temporary.read_bytes()[:4] in (b"II+\0", b"MM\0+")
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == []

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, lines, number, scatter, ticks
+
+FLOATS = st.floats(-1e12, 1e12, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, -np.inf])
+
+
+def drawing(markup: str) -> ElementTree.Element:
+    """Parse the figure and check that all that is drawn is a number within it."""
+    figure = ElementTree.fromstring(markup)
+    for element in figure.iter():
+        for name in ("x", "y", "x1", "y1", "width", "height"):
+            value = element.get(name)
+            if value is not None:
+                assert -1 <= float(value) <= max(WIDTH, HEIGHT) + 1, (name, value)
+        assert not {"nan", "inf"} & set(element.get("d", "").replace("M", " ").replace("L", " ").split())
+    return figure
+
+
+@settings(deadline=None, max_examples=40)
+@given(values=st.lists(FLOATS, max_size=60))
+def test_histogram_counts_every_finite_value_once(values: list[float]) -> None:
+    figure = drawing(histogram(values, "Area", "µm²"))
+    counted = sum(int(title.text.rpartition(": ")[2].replace(",", "")) for title in figure.iter("title"))
+    finite = [value for value in values if np.isfinite(value)]
+    note = "".join(figure.itertext())
+    beyond = int(note.partition("; ")[2].partition(" beyond")[0].replace(",", "")) if "beyond" in note else 0
+    assert counted + beyond == len(finite)
+    assert finite or "no data" in note
+
+
+def test_bins_of_whole_numbers_hold_equally_many_of_them() -> None:
+    figure = drawing(histogram(np.tile(np.arange(120), 10), "count"))
+    counts = [int(title.text.rpartition(": ")[2]) for title in figure.iter("title")]
+    assert len(set(counts[:-1])) == 1
+
+
+def test_a_far_value_does_not_squeeze_the_others() -> None:
+    values = np.append(np.random.default_rng(0).normal(100, 10, 1000), 1e6)
+    figure = drawing(histogram(values, "Area"))
+    assert len(list(figure.iter("rect"))) > 8
+    assert "beyond the axis" in "".join(figure.itertext())
+
+
+def test_bars_are_sorted_and_many_become_a_histogram() -> None:
+    figure = drawing(bars(["a", "b<", "c"], [1, 3, 2], "Objects"))
+    heights = [float(bar.get("height")) for bar in figure.iter("rect")]
+    assert heights == sorted(heights, reverse=True)
+    assert [title.text for title in figure.iter("title")] == ["b<: 3", "c: 2", "a: 1"]
+    many = drawing(bars([str(i) for i in range(MAX_BARS + 1)], np.arange(MAX_BARS + 1), "Objects"))
+    assert "median" in "".join(many.itertext())
+    drawing(bars([], [], "Objects"))
+    drawing(bars(["a"], [0], "Objects"))
+
+
+@settings(deadline=None, max_examples=20)
+@given(pairs=st.lists(st.tuples(FLOATS, FLOATS), max_size=20))
+def test_scatter_and_lines_draw_whatever_is_finite(pairs: list[tuple[float, float]]) -> None:
+    x, y = [a for a, _ in pairs], [b for _, b in pairs]
+    drawing(scatter(x, y, "area", "intensity", x_unit="px"))
+    drawing(lines({"train": (range(len(y)), y), "val & test": (range(len(y)), y)}, "Loss", "epoch", "loss"))
+
+
+def test_scatter_of_many_stays_small() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 100_000))
+    markup = scatter(x[0], x[1], "a", "b")
+    assert len(markup) < 60_000
+    assert "2,000 of them shown" in markup
+
+
+@pytest.mark.parametrize("label", ["<script>alert(1)</script>", 'a" onload="x', "µm² & 核"])
+def test_texts_are_escaped(label: str) -> None:
+    for markup in (
+        histogram([1, 2], label, label),
+        bars([label], [1], label, label),
+        scatter([1], [2], label, label),
+        lines({label: ([1, 2], [3, 4])}, label, label, label),
+    ):
+        figure = drawing(markup)
+        assert "<script" not in markup
+        assert not any("onload" in element.attrib for element in figure.iter())
+        assert label in "".join(figure.itertext())
+
+
+@settings(deadline=None, max_examples=40)
+@given(low=st.floats(-1e9, 1e9), extent=st.floats(1e-3, 1e9), most=st.integers(2, 10))
+def test_ticks_are_few_and_inside(low: float, extent: float, most: int) -> None:
+    high = low + extent
+    if not high > low:
+        return
+    found = ticks(low, high, most)
+    assert len(found) <= most + 1
+    slack = 1e-6 * max(abs(low), abs(high), extent)
+    assert all(low - slack <= tick <= high + slack for tick in found)
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [number(value) for value in (0, 1234, 12.345, 0.5, 1e-5, 2.5e8, np.nan, -3.0)] == [
+        "0", "1,234", "12.3", "0.5", "1e-05", "2.5e+08", "–", "-3",
+    ]  # fmt: skip

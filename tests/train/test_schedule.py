@@ -1,0 +1,58 @@
+"""The learning rate's course and the parameters' groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from abbe.train.recipe import TrainConfig
+from abbe.train.schedule import build_optimizers, learning_rate_factor, set_learning_rate
+
+
+def factors(total: int, warmup: int, schedule: str) -> list[float]:
+    return [learning_rate_factor(step, total=total, warmup=warmup, schedule=schedule) for step in range(total)]
+
+
+def test_cosine_equals_torch() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    expected = []
+    for _ in range(20):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+    assert factors(20, 0, "cosine") == pytest.approx(expected)
+
+
+def test_warmup_rises_in_equal_steps_to_the_highest_rate() -> None:
+    course = factors(30, 5, "cosine")
+    assert course[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert course[5] == 1.0
+    assert course[5:] == sorted(course[5:], reverse=True)
+    assert learning_rate_factor(30, total=30, warmup=5, schedule="cosine") == pytest.approx(0.0)
+
+
+def test_constant_stays() -> None:
+    assert factors(6, 2, "constant") == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_only_matrices_and_kernels_decay_under_adamw() -> None:
+    method = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    method[1].weight.requires_grad_(False)
+    (optimizer,) = build_optimizers(method, TrainConfig(weight_decay=0.1)).values()
+    assert [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups] == [(1, 0.1), (2, 0.0)]
+    (optimizer,) = build_optimizers(method, TrainConfig(weight_decay=0.1, optimizer="sgd")).values()
+    assert [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups] == [(3, 0.1)]
+
+
+def test_own_parameter_groups_keep_their_relative_rates() -> None:
+    class Layered(nn.Linear):
+        def parameter_groups(self) -> list[dict[str, Any]]:
+            return [{"params": [self.weight], "lr": 0.01}, {"params": [self.bias]}]
+
+    (optimizer,) = build_optimizers(Layered(2, 2), TrainConfig(learning_rate=0.1)).values()
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.005, 0.05])

@@ -17,6 +17,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_TOP_PAD_": str(64 * 2**20),
+    "MALLOC_ARENA_MAX": "1",
 }
 """The setting that Abbe makes for itself (`abbe.nn.memory`), given to the peers as well."""
 

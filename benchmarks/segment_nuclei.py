@@ -31,7 +31,7 @@ import abbe
 from abbe.data.datasets import find_pairs, find_splits
 from abbe.data.synthetic import FluorescenceField, LazyField, fluorescence_field
 from abbe.errors import AbbeError
-from abbe.learn import read_truth
+from abbe.evaluation import read_truth
 from abbe.metrics.instances import match, scores
 from abbe.model import TILE, Model
 from abbe.nn.memory import tune_allocator

@@ -6,21 +6,21 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from abbe.batch import Batch, BatchResult, Found, Outputs
+from abbe.data.image import Image, describe
 from abbe.data.inputs import find_images
-from abbe.data.read import Image, describe, read
+from abbe.data.read import read
 from abbe.errors import AbbeError
-from abbe.learn import Evaluation, Trained, evaluate_model, train_recipe
+from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, Segmentation, extents, load_model, open_plane
 from abbe.report.measure import measure_labels
 from abbe.settings import ImageSettings, SegmentSettings
-from abbe.tiling.rescale import scaled_shape
 from abbe.train.settings import build_config
 from abbe.weights.file import read_model
 from abbe.weights.load import load_strict
@@ -37,6 +37,9 @@ __all__ = [
     "segment_files",
     "train",
 ]
+
+if TYPE_CHECKING:
+    from abbe.learn import Trained
 
 Tell = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -195,9 +198,7 @@ def measure_files(
     def find(path: Path) -> Found:
         mask = masks[path]
         if mask is None:
-            raise AbbeError(
-                f"{path}: no mask in {labels}; expected {path.stem}_labels.tif or {path.stem}_mask.png"
-            )
+            raise AbbeError(f"{path}: no mask in {labels}; expected {path.stem}_labels.tif or {path.stem}_mask.png")
         plane = open_plane(path, settings)
         array = _read_mask(mask, plane)
         return Found(plane, array, measure_labels(array, plane), write_labels=False)
@@ -207,13 +208,13 @@ def measure_files(
 
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
     """Train the method of a recipe on annotated images; see :func:`abbe.learn.train_recipe` for the options."""
+    from abbe.learn import train_recipe  # brings the trainer, which nothing else needs
+
     folders = [data] if isinstance(data, str | Path) else list(data)
     return train_recipe(recipe, folders, **options)
 
 
-def evaluate(
-    model: str | Path | Model, data: str | Path, *, split: str | None = None, **settings: Any
-) -> Evaluation:
+def evaluate(model: str | Path | Model, data: str | Path, *, split: str | None = None, **settings: Any) -> Evaluation:
     """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
 
     Parameters
@@ -247,7 +248,7 @@ def _plan(image: Image, model: Model, settings: SegmentSettings) -> str:
     model.reader(plane)
     predictor = model.predictor(settings)
     scale = model.scale(plane, predictor, settings)
-    tiles = len(model.grid(scaled_shape(extents(plane), scale), predictor, settings.tile))
+    tiles = len(model.grid(extents(plane), predictor, scale, settings.tile))
     seen = "at its own size" if scale == 1 else f"scaled by {scale:.2f}"
     channels = "colour" if plane.rgb else f"{plane.n_channels} channel{'s' * (plane.n_channels > 1)}"
     return (

@@ -19,14 +19,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from abbe.data.image import Image
 from abbe.data.inputs import Input
-from abbe.data.read import Image
 from abbe.data.rois import write_geojson, write_imagej_rois
 from abbe.data.write import write_labels, write_png, write_table, write_text
 from abbe.errors import AbbeError
 from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
 from abbe.report.measure import pixel_size_yx
+from abbe.report.objects import COLUMNS
 from abbe.report.overlay import overlay_of
 from abbe.report.page import write_report
 from abbe.report.pixels import survey
@@ -108,9 +109,7 @@ class Batch:
     model: dict[str, Any] | None = None
     device: str = "cpu"
 
-    def run(
-        self, inputs: Sequence[Input], find: Callable[[Path], Found], tell: Callable[[str], None]
-    ) -> BatchResult:
+    def run(self, inputs: Sequence[Input], find: Callable[[Path], Found], tell: Callable[[str], None]) -> BatchResult:
         """Do every input that is not done; ``tell`` gets a line for each.
 
         Raises
@@ -131,7 +130,7 @@ class Batch:
 
     def _do(self, item: Input, find: Callable[[Path], Found], result: BatchResult) -> str:
         """Do one image and say how it went."""
-        key = _fingerprint(item.path)
+        key = self._key(item)
         if not self.outputs.overwrite and key and self._row(item).get("fingerprint") == key:
             result.skipped += 1
             return f"{item.path}: done already"
@@ -155,16 +154,14 @@ class Batch:
         size = pixel_size_yx(found.image)
         if found.write_labels:
             write_labels(_beside(base, "_labels.tif"), found.labels, pixel_size=size)
-        write_png(_beside(base, "_overlay.png"), overlay_of(found.image, found.labels))
+        surveyed = survey(found.image)
+        write_png(_beside(base, "_overlay.png"), overlay_of(found.image, found.labels, limits=surveyed.limits))
         if self.outputs.rois:
             write_imagej_rois(_beside(base, "_rois.zip"), found.labels)
             write_geojson(_beside(base, ".geojson"), found.labels)
-        surveyed = survey(found.image)
         warnings = [*found.image.warnings, *warnings_for(surveyed, found.objects, pixel_size=size)]
         name = item.relative.as_posix()
-        row = image_row(
-            name, found.objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings
-        )
+        row = image_row(name, found.objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
         write_table(self._ledger(item, ".csv"), found.objects.assign(image=name))
         write_text(self._ledger(item, ".json"), json.dumps({"fingerprint": key, "row": row}, default=float))
         return row
@@ -177,9 +174,7 @@ class Batch:
         try:
             (folder / LEDGER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise AbbeError(
-                f"{folder}: cannot be written to ({error.strerror}); choose another with --out"
-            ) from error
+            raise AbbeError(f"{folder}: cannot be written to ({error.strerror}); choose another with --out") from error
         record = folder / LEDGER / "settings.json"
         settings = json.dumps(self.settings, sort_keys=True, default=str, indent=2)
         if record.exists() and not self.outputs.overwrite and record.read_text(encoding="utf-8") != settings:
@@ -191,7 +186,7 @@ class Batch:
 
     def _finish(self, inputs: Sequence[Input], result: BatchResult, started: datetime) -> pd.DataFrame:
         """Make the tables and the report of all that is done."""
-        done = [item for item in inputs if self._row(item)]
+        done = [item for item in inputs if self._row(item).get("fingerprint") == self._key(item)]
         images = pd.DataFrame([self._row(item)["row"] for item in done])
         folder = self.outputs.folder
         if not done:
@@ -215,18 +210,19 @@ class Batch:
             gallery=self._gallery(images),
             provenance=record,
             failures=result.failures,
-            notes=["This run was stopped before its end; the same command goes on."]
-            if result.interrupted
-            else [],
+            notes=["This run was stopped before its end; the same command goes on."] if result.interrupted else [],
             links={name: f"{name}_overlay.png" for name in images["image"]},
         )
         return images
 
     def _join_objects(self, done: Sequence[Input]) -> pd.DataFrame:
         """Write objects.csv from the rows of all images, and give them back."""
-        tables = [pd.read_csv(self._ledger(item, ".csv"), dtype={"image": str}) for item in done]
+        options: dict[str, Any] = {"dtype": {"image": str}, "keep_default_na": False, "na_values": [""]}  # NA is a name
+        tables = [pd.read_csv(self._ledger(item, ".csv"), **options) for item in done]
         filled = [table for table in tables if len(table)] or tables[:1]
         objects = pd.concat(filled, ignore_index=True)
+        intensities = [name for name in objects.columns if name not in COLUMNS]
+        objects = objects[[name for name in COLUMNS if name in objects.columns] + intensities]
         write_table(self.outputs.folder / "objects.csv", objects)
         return objects
 
@@ -242,6 +238,15 @@ class Batch:
     def _ledger(self, item: Input, suffix: str) -> Path:
         return _beside(self.outputs.folder / LEDGER / "rows" / item.relative, suffix)
 
+    def _key(self, item: Input) -> str:
+        """Tell an image, as it is now and under these settings, from all others; an array has no key."""
+        path = item.path
+        if not path.exists():
+            return ""
+        state = path.stat()
+        settings = json.dumps(self.settings, sort_keys=True, default=str)
+        return hashlib.sha256(f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{settings}".encode()).hexdigest()
+
     def _row(self, item: Input) -> dict[str, Any]:
         """What the ledger says of an image; empty if it is not done."""
         path = self._ledger(item, ".json")
@@ -255,11 +260,3 @@ def _beside(base: Path, ending: str) -> Path:
     """Add an ending to a name that may hold dots; make its folder."""
     base.parent.mkdir(parents=True, exist_ok=True)
     return base.with_name(base.name + ending)
-
-
-def _fingerprint(path: Path) -> str:
-    """Tell a file from its later versions: path, size and time of change; an array has none."""
-    if not path.exists():
-        return ""
-    state = path.stat()
-    return hashlib.sha256(f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()

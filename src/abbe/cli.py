@@ -26,6 +26,7 @@ app = App(
     help="Deep-learning image analysis for microscopy: counts and measurements from a folder of images.",
     version=__version__,
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -142,7 +143,7 @@ def train(
         out=out,
         from_scratch=from_scratch,
         resume=resume,
-        tell=err.print,
+        tell=Display().tell,
     )
     print_line(f"model: {trained.model}")
     print_line(f"curves and log: {trained.run}")

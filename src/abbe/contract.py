@@ -62,9 +62,7 @@ class Method(Protocol):
     def prepare(self, sample: Any, generator: np.random.Generator) -> dict[str, torch.Tensor]:
         """Turn one annotated :class:`~abbe.data.sample.Sample` into the tensors of the loss, without a batch axis."""
 
-    def training_step(
-        self, batch: dict[str, torch.Tensor], *, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute named losses of a batch; ``"loss"`` is the one to descend, the others are logged."""
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -81,3 +79,11 @@ class Method(Protocol):
         self, decoded: Sequence[dict[str, np.ndarray]], truth: Sequence[dict[str, np.ndarray]]
     ) -> dict[str, float]:
         """Measure a whole data set, image by image in the same order."""
+
+
+@runtime_checkable
+class KnowsItsSize(Method, Protocol):
+    """A method that can tell whether objects have a size that it knows; see :mod:`abbe.size`."""
+
+    def certainty(self, outputs: dict[str, np.ndarray], decoded: dict[str, np.ndarray]) -> float:
+        """Tell how sure it is of what it decoded, 0 to 1."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,22 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from abbe import __version__
 from abbe.data.augment import AugmentConfig
 from abbe.data.checks import check_dataset
 from abbe.data.datasets import Pair, PairDataset, Pairs, TrainingDataset, find_pairs, find_splits, split
-from abbe.data.labels import read_labels
 from abbe.data.normalize import Normalization
-from abbe.data.read import read
 from abbe.data.resample import resample
 from abbe.data.sample import Sample
-from abbe.data.write import write_table, write_text
 from abbe.errors import AbbeError
+from abbe.evaluation import measure, read_truth
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
-from abbe.metrics.instances import bootstrap, match, scores
-from abbe.model import Model, build_method, load_model
+from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
 from abbe.train.fit import FitResult, fit
 from abbe.train.recipe import Recipe, dump_recipe, load_recipe
@@ -109,7 +104,7 @@ def train_recipe(
     tell(f"training on {sum(len(s.train) for s in sources)} images, validating on {len(validation)}")
     fast = SegmentSettings(backend="torch")
     truth = [read_truth(pair) for pair in validation]
-    validate = partial(measure, description=description, pairs=validation, truth=truth, settings=fast)
+    score = partial(measure, description=description, pairs=validation, truth=truth, settings=fast)
     result = fit(
         method,
         training_set,
@@ -117,11 +112,11 @@ def train_recipe(
         recipe.train,
         run,
         recipe_text=dump_recipe(recipe),
-        validate=validate,
+        validate=score if validation else None,
         resume=resume,
     )
-    best = validate(method)
-    description.metrics = {"validation": {key: round(value, 4) for key, value in best.items()}}
+    if validation:
+        description.metrics = {"validation": {key: round(value, 4) for key, value in score(method).items()}}
     path = save_model(run / "model.safetensors", method.state_dict(), description)
     return Trained(path, run, result)
 
@@ -129,9 +124,7 @@ def train_recipe(
 def find_sources(recipe: Recipe) -> list[Source]:
     """Find the images of each folder, and the split that they come in or else a stable one by name."""
     if not recipe.data.paths:
-        raise AbbeError(
-            f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER"
-        )
+        raise AbbeError(f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER")
     return [_find_source(Path(path), recipe) for path in recipe.data.paths]
 
 
@@ -151,9 +144,7 @@ def _find_source(folder: Path, recipe: Recipe) -> Source:
 
 def report_findings(sources: Sequence[Source], tell: Callable[[str], None]) -> None:
     """Check the data before hours are spent on it; an error ends it, a warning is told."""
-    findings = check_dataset(
-        Pairs([pair for source in sources for pair in (*source.train, *source.validation)])
-    )
+    findings = check_dataset(Pairs([pair for source in sources for pair in (*source.train, *source.validation)]))
     for finding in findings:
         tell(f"{finding.level}: {finding.text}")
     errors = [finding.text for finding in findings if finding.level == "error"]
@@ -169,9 +160,7 @@ def describe(recipe: Recipe) -> Description:
     channels = {"in_channels": recipe.data.in_channels, "out_channels": options.out_channels}
     base = dataclasses.asdict(variant(recipe.method)) | channels
     config = build_config(type(variant(recipe.method)), base | recipe.network, f"{recipe.name}: network")
-    normalization = build_config(
-        Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization"
-    )
+    normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     return Description(
         name=recipe.name,
         network=recipe.method,
@@ -214,9 +203,7 @@ def training_data(recipe: Recipe, method: Any, sources: Sequence[Source]) -> Tra
     if recipe.data.weights:
         shares = np.array(recipe.data.weights) / np.array([max(len(source.train), 1) for source in sources])
         weights = np.repeat(shares, [len(source.train) for source in sources]).tolist()
-    normalization = build_config(
-        Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization"
-    )
+    normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     samples: Any = PairDataset(pairs, normalization.normalize, recipe.data.in_channels, cache=True)
     if recipe.pixel_size is not None:
         samples = Resampled(samples, recipe.pixel_size)
@@ -243,79 +230,3 @@ class Resampled:
 
     def __getitem__(self, index: int) -> Sample:
         return resample(self.samples[index], self.pixel_size)
-
-
-def measure(
-    method: Any,
-    *,
-    description: Description,
-    pairs: Sequence[Pair],
-    truth: Sequence[dict[str, Any]],
-    settings: SegmentSettings,
-) -> dict[str, float]:
-    """Segment every image as a user would, and score it against its annotation."""
-    model = Model(method, description)
-    decoded = [{"labels": model.predict(pair.image, settings).labels} for pair in pairs]
-    return method.score(decoded, truth)
-
-
-def read_truth(pair: Pair) -> dict[str, Any]:
-    """Read the annotation of a pair: labels, and what to ignore if anything."""
-    image = read(pair.image).planar()
-    annotation = read_labels(pair.labels, (image.height, image.width), pair.image.name, pair.coco)
-    return {"labels": annotation.labels, "ignore": annotation.ignore}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model scored on a data set."""
-
-    scores: dict[str, float]
-    """Over all objects of all images."""
-    intervals: dict[str, tuple[float, float]]
-    """95 % intervals of the deciding numbers, by resampling images."""
-    images: pd.DataFrame
-    """One row per image, worst first: objects annotated, found, and AP at IoU 0.5."""
-
-    def save(self, folder: Path | str) -> None:
-        """Write scores.json, with the intervals, and images.csv."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        numbers = {"scores": self.scores, "intervals": self.intervals}
-        write_text(Path(folder) / "scores.json", json.dumps(numbers, indent=2) + "\n")
-        write_table(Path(folder) / "images.csv", self.images)
-
-
-def evaluate_model(
-    model: Model, data: Path, split_name: str | None = None, settings: SegmentSettings | None = None
-) -> Evaluation:
-    """Segment annotated images as a user would, and score the result.
-
-    Raises
-    ------
-    AbbeError
-        When the folder holds no annotated images, or not the split that was asked for.
-    """
-    pairs = find_pairs(_split_folder(data, split_name))
-    settings = settings or SegmentSettings()
-    matches = []
-    for pair in pairs:
-        truth = read_truth(pair)
-        matches.append(match(truth["labels"], model.predict(pair.image, settings).labels, truth["ignore"]))
-    rows = [
-        {"image": pair.name, "annotated": m.n_truth, "found": m.n_predicted, "ap50": scores([m])["ap50"]}
-        for pair, m in zip(pairs, matches, strict=True)
-    ]
-    images = pd.DataFrame(rows).sort_values("ap50", ignore_index=True)
-    intervals = {name: bootstrap(matches, name, seed=0) for name in ("ap50", "map50_90", "count_error")}
-    return Evaluation(scores(matches), intervals, images)
-
-
-def _split_folder(data: Path, name: str | None) -> Path:
-    if not data.is_dir():
-        raise AbbeError(f"{data}: no such folder; --data takes a folder with images and their labels")
-    splits = find_splits(data)
-    if name is None:
-        return splits.get("test", data)
-    if name not in splits:
-        raise AbbeError(f"{data}: has no split {name!r}; it has {', '.join(splits) or 'none'}")
-    return splits[name]

@@ -14,23 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abbe.batch import Batch, Found, Outputs
-from abbe.contract import Method
+from abbe.contract import KnowsItsSize, Method
 from abbe.data.channels import match_channels
+from abbe.data.image import Image
 from abbe.data.inputs import Input
 from abbe.data.normalize import Normalization
-from abbe.data.read import Image, read
+from abbe.data.read import read
 from abbe.errors import AbbeError
 from abbe.methods.catalog import OBJECTIVES, entry, module_of
+from abbe.ops.labels import typical_diameter
 from abbe.report.measure import measure_labels, pixel_size_yx
 from abbe.report.overlay import overlay_of
-from abbe.settings import SegmentSettings
+from abbe.settings import ImageSettings, SegmentSettings
+from abbe.size import WINDOW, Look, busiest_window, find_scale
 from abbe.tiling.grid import Grid, plan
-from abbe.tiling.merge import merge
+from abbe.tiling.merge import Finished, merge
 from abbe.tiling.prefetch import prefetch
 from abbe.tiling.prepare import Predictor
-from abbe.tiling.rescale import rescale_bands, scaled_region, scaled_shape
+from abbe.tiling.rescale import margin_for, rescale, scaled_region, scaled_shape
 from abbe.tiling.run import Region, run
-from abbe.tiling.stitch import Band
+from abbe.tiling.stitch import Patch, stitch
 from abbe.train.settings import build_config
 from abbe.weights.file import Description, file_hash, read_model
 from abbe.weights.load import load_strict
@@ -45,8 +48,6 @@ IN_MEMORY = 2**26
 """Pixels of a label image up to which it is held in memory; a larger one lies in a temporary file."""
 TILE = {"cpu": 1536, "cuda": 2048, "mps": 1024}
 BATCH = {"cpu": 1, "cuda": 4, "mps": 1}
-BAND = 2**24
-"""Pixels of a band at most, unless the network's stride asks for more."""
 
 
 class Model:
@@ -116,30 +117,41 @@ class Model:
         scale = self.scale(plane, predictor, settings)
         labels = Canvas(extents(plane))
         decode = partial(self.method.decode, min_area=settings.min_area)
-        bands = prefetch(self.bands(plane, predictor, scale, settings.tile))
-        for finished in merge(bands, decode, plane.height):
-            labels.add(finished.y0, finished.labels)
+        patches = prefetch(self.patches(plane, predictor, scale, settings.tile))
+        bottom = 0
+        for finished in merge(patches, decode, extents(plane)):
+            labels.add(finished)
+            bottom = max(bottom, finished.y0 + len(finished.labels))
             if progress is not None:
-                progress((finished.y0 + len(finished.labels)) / plane.height)
+                progress(bottom / plane.height)
         if settings.drop_border:
             labels.drop_border()
         seconds = time.perf_counter() - start
         return Segmentation(plane, labels.array, self, settings, scale, seconds, labels.folder)
 
-    def bands(
+    def patches(
         self, image: Image, predictor: Predictor, scale: float = 1.0, tile: int | None = None
-    ) -> Iterator[Band]:
-        """Compute the maps of a planar image, band by band, at the image's own pixels."""
-        region, shape = self.reader(image), extents(image)
+    ) -> Iterator[Patch]:
+        """Compute the maps of a planar image, tile by tile, at the image's own pixels."""
+        shape = extents(image)
+        patches = self._scaled_patches(self.reader(image), shape, predictor, scale, tile)
+        target = scaled_shape(shape, scale)
+        return rescale(patches, target, shape) if target != shape else patches
+
+    def _scaled_patches(
+        self, region: Region, shape: tuple[int, int], predictor: Predictor, scale: float, tile: int | None = None
+    ) -> Iterator[Patch]:
+        """Compute the maps of a region of ``shape`` at a scale, and leave them at that scale."""
         target = scaled_shape(shape, scale)
         if target != shape:
             region = scaled_region(region, shape, target)
-        bands = run(region, self.grid(target, predictor, tile), predictor, batch=BATCH[predictor.device])
-        return rescale_bands(bands, target, shape) if target != shape else bands
+        return run(region, self.grid(shape, predictor, scale, tile), predictor, batch=BATCH[predictor.device])
 
-    def grid(self, shape: tuple[int, int], predictor: Predictor, tile: int | None = None) -> Grid:
-        """Plan the tiles of an image."""
-        return plan(shape, self.method.geometry, tile or TILE[predictor.device], BAND)
+    def grid(self, shape: tuple[int, int], predictor: Predictor, scale: float = 1.0, tile: int | None = None) -> Grid:
+        """Plan the tiles of an image that the network sees at a scale."""
+        target = scaled_shape(shape, scale)
+        margin = margin_for(scale) if target != shape else 0
+        return plan(target, self.method.geometry, tile or TILE[predictor.device], margin)
 
     def reader(self, image: Image) -> Region:
         """Read normalised regions (C, Y, X) of a planar image, with the channels that the network takes."""
@@ -148,6 +160,8 @@ class Model:
 
         def region(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
             pixels = statistics.apply(image.region(y0, y1, x0, x1))
+            if len(pixels) == 1:
+                return pixels  # the predictor repeats it, at the last moment, for a network that takes colours
             return match_channels(pixels, self.method.in_channels, image.name)
 
         region(0, 1, 0, 1)  # channels that do not fit are told before the work begins
@@ -170,7 +184,7 @@ class Model:
         """
         if self.description.pixel_size is not None:
             return self._physical_scale(image)
-        if self.description.diameter is None:
+        if self.description.diameter is None or not isinstance(self.method, KnowsItsSize):
             return 1.0
         if settings.diameter is None:
             return self._estimated_scale(image, predictor)
@@ -189,7 +203,20 @@ class Model:
         return size[0] / wanted[0]
 
     def _estimated_scale(self, image: Image, predictor: Predictor) -> float:
-        return 1.0
+        """Look at a part of the image at several scales, and take the one of which the network is most certain."""
+        region, shape = self.reader(image), extents(image)
+        assert self.description.diameter is not None
+        assert isinstance(self.method, KnowsItsSize)
+        method = self.method
+
+        def look(scale: float) -> Look:
+            y0, y1, x0, x1 = busiest_window(region, shape, round(WINDOW / scale))
+            part, part_shape = offset_region(region, y0, x0), (y1 - y0, x1 - x0)
+            maps = stitch(self._scaled_patches(part, part_shape, predictor, scale), scaled_shape(part_shape, scale))
+            decoded = method.decode(maps)
+            return Look(method.certainty(maps, decoded), typical_diameter(decoded["labels"]))
+
+        return find_scale(look, self.description.diameter)
 
 
 class Canvas:
@@ -203,9 +230,10 @@ class Canvas:
             self.folder = tempfile.TemporaryDirectory(prefix="abbe-")
             self.array = np.memmap(Path(self.folder.name) / "labels.i4", np.int32, "w+", shape=shape)
 
-    def add(self, y0: int, labels: np.ndarray) -> None:
-        """Add new objects (Y, X), which start at row ``y0``; no pixel has two."""
-        self.array[y0 : y0 + len(labels)] += labels
+    def add(self, finished: Finished) -> None:
+        """Add new objects; no pixel has two."""
+        height, width = finished.labels.shape
+        self.array[finished.y0 : finished.y0 + height, finished.x0 : finished.x0 + width] += finished.labels
 
     def drop_border(self) -> None:
         """Take objects out that touch the border, and close the gaps in the numbers."""
@@ -274,13 +302,14 @@ class Segmentation:
             self.model.record(),
             self.model.predictor(self.settings).device,
         )
-        result = batch.run([Input(Path(name), Path(name.split(".")[0]))], lambda _: self.found(), logger.info)
+        item = Input(self.image.path or Path(name), Path(Path(name).stem.removesuffix(".ome") or name))
+        result = batch.run([item], lambda _: self.found(), logger.info)
         if result.failures:
             raise AbbeError(result.failures[0][1])
         return result.folder
 
 
-def open_plane(image: Any, settings: SegmentSettings) -> Image:
+def open_plane(image: Any, settings: ImageSettings) -> Image:
     """Open an image and choose the plane that the settings name."""
     opened = image if isinstance(image, Image) else read(image, axes=settings.axes)
     plane = opened.select(channel=settings.channel, z=settings.z, time=settings.time).planar()
@@ -302,15 +331,17 @@ def load_model(name: str | Path) -> Model:
     path = find_model(name)
     tensors, description = read_model(path)
     method = build_method(description)
-    load_strict(method, tensors, str(path))  # type: ignore[arg-type]
-    return Model(method, description, path)
+    load_strict(method, tensors, str(path))
+    return Model(method.eval(), description, path)
 
 
 def build_method(description: Description) -> Any:
     """Build the method that a description names, with random weights."""
     known = entry(description.network)
     file = module_of(known.file)
-    config = build_config(type(file.VARIANTS[description.network]), description.config, description.name)
+    published = file.VARIANTS[description.network]
+    values = dataclasses.asdict(published) | description.config
+    config = build_config(type(published), values, description.name)
     network = file.build(config)
     return wrap(network, description.objective or known.objective, description.options)
 
@@ -322,6 +353,11 @@ def wrap(network: Any, objective: str, options: dict[str, Any]) -> Any:
     found = OBJECTIVES[objective]
     file = module_of(found.file)
     return getattr(file, found.type)(network, build_config(getattr(file, found.config), options, objective))
+
+
+def offset_region(region: Region, top: int, left: int) -> Region:
+    """Read a part of an image as if it began at its own corner."""
+    return lambda y0, y1, x0, x1: region(y0 + top, y1 + top, x0 + left, x1 + left)
 
 
 def extents(image: Image) -> tuple[int, int]:

@@ -15,9 +15,11 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.data import read as read_module
+from abbe.data import tiff as tiff_module
 from abbe.data.axes import Deferred
-from abbe.data.read import TiffPages, describe, read
+from abbe.data.image import describe
+from abbe.data.read import read
+from abbe.data.tiff import TiffPages
 from abbe.errors import AbbeError
 
 DTYPES = ["?", "u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4", "f8"]
@@ -229,7 +231,7 @@ def test_a_region_decodes_only_its_tiles(tmp_path, monkeypatch):
 
 
 def test_decoded_tiles_do_not_pile_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_module, "_CACHE_BYTES", 10_000)
+    monkeypatch.setattr(tiff_module, "_CACHE_BYTES", 10_000)
     pixels = values((320, 320))
     tifffile.imwrite(tmp_path / "t.tif", pixels, tile=(32, 32), compression="zlib")
     image = read(tmp_path / "t.tif")

@@ -47,7 +47,7 @@ def test_the_file_appears_at_the_end(tmp_path):
 def test_an_interrupted_file_leaves_the_old_one_and_no_rest(tmp_path, error):
     write_text(tmp_path / "a.txt", "old")
     expected = AbbeError if isinstance(error, OSError) else error
-    with pytest.raises(expected), atomic(tmp_path / "a.txt") as temporary:  # noqa: PT012
+    with pytest.raises(expected), atomic(tmp_path / "a.txt") as temporary:
         temporary.write_text("half")
         raise error
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -224,7 +224,7 @@ def test_missing_rows_leave_no_file(tmp_path, n_rows):
 @pytest.mark.parametrize("n_rows", [0, 600, 1100])
 def test_an_interrupted_writer_leaves_nothing(tmp_path, n_rows):
     before = threading.active_count()
-    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (1100, 50), "u1") as writer:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (1100, 50), "u1") as writer:
         writer.write_rows(np.zeros((n_rows, 50), int))
         raise KeyboardInterrupt
     assert contents(tmp_path) == []
@@ -265,7 +265,7 @@ def test_a_writer_holds_a_few_bands_and_not_the_image(tmp_path):
 
 
 def test_big_images_are_big_tiff(tmp_path):
-    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (70_000, 20_000), "u2") as writer:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (70_000, 20_000), "u2") as writer:
         writer.write_rows(np.zeros((512, 20_000), np.uint16))
         (temporary,) = tmp_path.iterdir()
         while temporary.stat().st_size < 4:

@@ -51,9 +51,7 @@ def brute_true_positives(truth, predicted, threshold):
     """The most pairs that any one-to-one assignment makes at this threshold, all assignments tried."""
     rows, columns = sorted((masks(truth), masks(predicted)), key=len)
     good = [[(a & b).sum() / (a | b).sum() >= threshold for b in columns] for a in rows]
-    return max(
-        sum(good[i][j] for i, j in enumerate(way)) for way in permutations(range(len(columns)), len(rows))
-    )
+    return max(sum(good[i][j] for i, j in enumerate(way)) for way in permutations(range(len(columns)), len(rows)))
 
 
 def brute_average_precision(data, threshold):

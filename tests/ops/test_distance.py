@@ -35,16 +35,12 @@ def brute_two_nearest(labels, sampling):
 )
 def test_distances_are_those_to_every_pixel_of_every_object(labels, reach, sampling):
     sampling = sampling[: labels.ndim]
-    for ours, expected in zip(
-        two_nearest_distances(labels, reach, sampling), brute_two_nearest(labels, sampling)
-    ):
+    for ours, expected in zip(two_nearest_distances(labels, reach, sampling), brute_two_nearest(labels, sampling)):
         np.testing.assert_allclose(ours, np.where(expected <= reach, expected, np.inf))
 
 
 def test_the_nearest_object_is_as_far_as_the_foreground():
-    labels = np.random.default_rng(0).integers(1, 40, (60, 70)) * (
-        np.random.default_rng(1).random((60, 70)) > 0.9
-    )
+    labels = np.random.default_rng(0).integers(1, 40, (60, 70)) * (np.random.default_rng(1).random((60, 70)) > 0.9)
     nearest, second = two_nearest_distances(labels)
     np.testing.assert_allclose(nearest, distance_transform_edt(labels == 0))
     assert (second >= nearest).all()
@@ -63,9 +59,7 @@ def neighbouring_labels(labels):
     """All pairs of different objects that share a side or a corner."""
     padded = np.pad(labels, 1)
     shifts = [np.roll(padded, shift, range(labels.ndim)) for shift in np.ndindex((3,) * labels.ndim)]
-    windows = np.stack(
-        [np.roll(s, -1, range(labels.ndim))[(slice(1, -1),) * labels.ndim] for s in shifts], axis=-1
-    )
+    windows = np.stack([np.roll(s, -1, range(labels.ndim))[(slice(1, -1),) * labels.ndim] for s in shifts], axis=-1)
     own = labels[..., None]
     return (windows != own) & (windows > 0) & (own > 0)
 

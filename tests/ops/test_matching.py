@@ -64,8 +64,7 @@ def test_assignment_has_most_pairs_and_then_the_best_total(matrix):
     assert len(set(row[picked])) == len(picked) == len(set(column[picked]))
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     ways = [
-        [tall[order[j], j] for j in range(tall.shape[1])]
-        for order in permutations(range(tall.shape[0]), tall.shape[1])
+        [tall[order[j], j] for j in range(tall.shape[1])] for order in permutations(range(tall.shape[0]), tall.shape[1])
     ]
     best = max((sum(v > 0 for v in way), sum(way)) for way in ways)
     assert len(picked) == best[0]

@@ -35,25 +35,19 @@ def assert_equals_regionprops(labels):
     assert len(ours["label"]) == len(theirs)
     for name in DEFINED_ALIKE:
         expected = np.array([getattr(region, name) for region in theirs]).reshape(ours[name].shape)
-        np.testing.assert_allclose(
-            ours[name], expected, rtol=1e-9, atol=TOLERANCES.get(name, 1e-9), err_msg=name
-        )
+        np.testing.assert_allclose(ours[name], expected, rtol=1e-9, atol=TOLERANCES.get(name, 1e-9), err_msg=name)
     for index, region in enumerate(theirs):
         assert ours["equivalent_diameter"][index] == pytest.approx(region.equivalent_diameter_area)
         y0, x0, y1, x1 = region.bbox
         assert ours["bbox"][index].tolist() == [x0, y0, x1, y1]
-        assert ours["touching_border"][index] == (
-            y0 == 0 or x0 == 0 or y1 == labels.shape[0] or x1 == labels.shape[1]
-        )
+        assert ours["touching_border"][index] == (y0 == 0 or x0 == 0 or y1 == labels.shape[0] or x1 == labels.shape[1])
         if region.eccentricity > 1e-3:
             turn = ours["orientation"][index] - region.orientation
             assert abs(turn - np.pi * round(turn / np.pi)) < 1e-6
 
 
 @wide
-@given(
-    hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3))
-)
+@given(hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 3)))
 @example(np.array([[5]]))
 @example(np.array([[0, 2, 2, 2, 2]]))
 @example(np.eye(7, dtype=int))

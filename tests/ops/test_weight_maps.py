@@ -57,9 +57,7 @@ def test_separation_weights_in_three_dimensions():
     labels = np.zeros((4, 6, 7), np.int32)
     labels[0:2, 1:3, 1:3], labels[2:4, 4:6, 4:6] = 1, 2
     d1, d2 = nearest_two(labels)
-    expected = np.where(
-        labels > 0, 1, 0.1 + 0.9 * np.exp(-(d1**2) / 200) + 50 * np.exp(-((d1 + d2) ** 2) / 72)
-    )
+    expected = np.where(labels > 0, 1, 0.1 + 0.9 * np.exp(-(d1**2) / 200) + 50 * np.exp(-((d1 + d2) ** 2) / 72))
     np.testing.assert_allclose(separation_weight_map(labels, labels > 0), expected, atol=1e-3)
 
 

@@ -24,22 +24,29 @@ def drawing(markup: str) -> ElementTree.Element:
     return figure
 
 
+def tips(figure: ElementTree.Element) -> list[str]:
+    """List what bars say when the pointer rests on them."""
+    return [title.text or "" for title in figure.iter("title")]
+
+
+def counts(figure: ElementTree.Element) -> list[int]:
+    return [int(tip.rpartition(": ")[2].replace(",", "")) for tip in tips(figure)]
+
+
 @settings(deadline=None, max_examples=40)
 @given(values=st.lists(FLOATS, max_size=60))
 def test_histogram_counts_every_finite_value_once(values: list[float]) -> None:
     figure = drawing(histogram(values, "Area", "µm²"))
-    counted = sum(int(title.text.rpartition(": ")[2].replace(",", "")) for title in figure.iter("title"))
     finite = [value for value in values if np.isfinite(value)]
     note = "".join(figure.itertext())
     beyond = int(note.partition("; ")[2].partition(" beyond")[0].replace(",", "")) if "beyond" in note else 0
-    assert counted + beyond == len(finite)
+    assert sum(counts(figure)) + beyond == len(finite)
     assert finite or "no data" in note
 
 
 def test_bins_of_whole_numbers_hold_equally_many_of_them() -> None:
     figure = drawing(histogram(np.tile(np.arange(120), 10), "count"))
-    counts = [int(title.text.rpartition(": ")[2]) for title in figure.iter("title")]
-    assert len(set(counts[:-1])) == 1
+    assert len(set(counts(figure)[:-1])) == 1
 
 
 def test_a_far_value_does_not_squeeze_the_others() -> None:
@@ -51,9 +58,9 @@ def test_a_far_value_does_not_squeeze_the_others() -> None:
 
 def test_bars_are_sorted_and_many_become_a_histogram() -> None:
     figure = drawing(bars(["a", "b<", "c"], [1, 3, 2], "Objects"))
-    heights = [float(bar.get("height")) for bar in figure.iter("rect")]
+    heights = [float(bar.attrib["height"]) for bar in figure.iter("rect")]
     assert heights == sorted(heights, reverse=True)
-    assert [title.text for title in figure.iter("title")] == ["b<: 3", "c: 2", "a: 1"]
+    assert tips(figure) == ["b<: 3", "c: 2", "a: 1"]
     many = drawing(bars([str(i) for i in range(MAX_BARS + 1)], np.arange(MAX_BARS + 1), "Objects"))
     assert "median" in "".join(many.itertext())
     drawing(bars([], [], "Objects"))

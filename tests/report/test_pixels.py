@@ -32,7 +32,7 @@ def test_bands_tile_the_image(shape: tuple[int, int, int], multiple: int, budget
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, np.float64, bool])
 def test_survey_equals_numpy_however_it_is_cut(dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "BAND_VALUES", 100)
-    image = (np.random.default_rng(0).uniform(0, 200, (2, 37, 23))).astype(dtype)
+    image: np.ndarray = np.random.default_rng(0).uniform(0, 200, (2, 37, 23)).astype(dtype)
     found = survey(image)
     values = image.astype(np.float64)
     assert found.mean == pytest.approx(values.mean())

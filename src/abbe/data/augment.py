@@ -24,9 +24,11 @@ from torch.nn import functional as F
 
 from abbe.data.channels import LUMINANCE
 from abbe.data.sample import Sample
+from abbe.ops.labels import typical_diameter
 
 # Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
 STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, -0.154, 0.951]])
+MAX_MAGNIFICATION = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class AugmentConfig:
     """Largest free rotation to either side, in degrees."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the magnification, log-uniform; above 1 objects grow."""
+    diameter: tuple[float, float] | None = None
+    """Range of diameters, log-uniform, to which the sample's typical object is magnified; in place of ``scale``."""
     anisotropy: float = 0.1
     """Largest stretch of one axis against the other, as a logarithm: 0.1 is about 10 %."""
     shear: float = 0.1
@@ -158,7 +162,7 @@ def _draw_warp(
     matrix = _flips_and_turns(config, generator)
     exact = True
     if generator.random() < config.affine_probability:
-        matrix, exact = _free_affine(config, generator) @ matrix, False
+        matrix, exact = _free_affine(sample, config, generator) @ matrix, False
     displacement = None
     if generator.random() < config.elastic_probability:
         coarse = generator.normal(0.0, config.elastic_sigma, (2, config.elastic_grid, config.elastic_grid))
@@ -181,13 +185,21 @@ def _flips_and_turns(config: AugmentConfig, generator: np.random.Generator) -> n
     return matrix
 
 
-def _free_affine(config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+def _free_affine(sample: Sample, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
     """Rotation, shear, anisotropy and scale, as a matrix from crop to image coordinates (y, x)."""
     angle = np.deg2rad(generator.uniform(-config.rotation, config.rotation))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, generator.uniform(-config.shear, config.shear)], [0.0, 1.0]])
     stretch = np.exp(generator.uniform(-config.anisotropy, config.anisotropy) / 2)
-    return rotation @ shear @ np.diag([stretch, 1 / stretch]) / _log_uniform(config.scale, generator)
+    return rotation @ shear @ np.diag([stretch, 1 / stretch]) / _magnification(sample, config, generator)
+
+
+def _magnification(sample: Sample, config: AugmentConfig, generator: np.random.Generator) -> float:
+    """Draw the factor by which objects grow."""
+    if config.diameter is None or sample.labels is None or not sample.labels.any():
+        return _log_uniform(config.scale, generator)
+    wanted = _log_uniform(config.diameter, generator)
+    return float(np.clip(wanted / typical_diameter(sample.labels), 1 / MAX_MAGNIFICATION, MAX_MAGNIFICATION))
 
 
 def _centre(

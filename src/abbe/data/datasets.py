@@ -26,8 +26,9 @@ from torch.utils.data import Dataset
 from abbe.data.augment import AugmentConfig, augment
 from abbe.data.channels import match_channels
 from abbe.data.coco import read_coco
+from abbe.data.image import Image
 from abbe.data.labels import ROI_SUFFIXES, read_labels
-from abbe.data.read import Image, read
+from abbe.data.read import read
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
 

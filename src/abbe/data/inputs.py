@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from abbe.data.read import SUFFIXES
+from abbe.data.image import SUFFIXES
 from abbe.errors import AbbeError
 
 RESULT_MARKS = ("images.csv", "provenance.json")

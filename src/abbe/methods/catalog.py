@@ -46,9 +46,7 @@ _UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
 
 ENTRIES = {
-    "unet_2015": Entry(
-        "backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"
-    ),
+    "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
     "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),
     "unet_falk_2d": Entry(
         "backbones/unet_falk.py",

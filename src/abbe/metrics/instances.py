@@ -241,9 +241,7 @@ def _row(image: Matches, thresholds: Sequence[float]) -> list[float]:
 def _ratios(sums: np.ndarray, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
     """Turn sums over images, (..., 11 + thresholds), into scores, each (...)."""
     columns = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    images, truth, predicted, count_difference, found, paired, paired_iou, aji, shared, area, boundary = (
-        columns[:11]
-    )
+    images, truth, predicted, count_difference, found, paired, paired_iou, aji, shared, area, boundary = columns[:11]
     hits, thresholds_percent = columns[11:], [round(100 * threshold) for threshold in thresholds]
     both = truth + predicted
     average_precision = [_ratio(hit, both - hit, both) for hit in hits]
@@ -272,9 +270,7 @@ def _relative_error(error: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(truth > 0, error / np.maximum(truth, 1), np.where(error > 0, np.inf, 0.0))
 
 
-def _boundary_f1(
-    truth: np.ndarray, predicted: np.ndarray, ignore: np.ndarray | None, tolerance: float
-) -> float:
+def _boundary_f1(truth: np.ndarray, predicted: np.ndarray, ignore: np.ndarray | None, tolerance: float) -> float:
     """F score of the inner boundaries of all objects; touching objects have one each."""
     if truth.shape != predicted.shape:
         raise ValueError(f"truth has shape {truth.shape}, but the prediction {predicted.shape}")

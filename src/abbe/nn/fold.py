@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -15,10 +17,8 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     for child in module.children():
         fold_batch_norm(child)
     if isinstance(module, nn.Sequential):
-        for i in range(len(module) - 1):
-            if isinstance(module[i], nn.Conv2d | nn.Conv3d) and isinstance(
-                module[i + 1], nn.BatchNorm2d | nn.BatchNorm3d
-            ):
-                module[i] = fuse_conv_bn_eval(module[i].eval(), module[i + 1].eval())
+        for i, (conv, norm) in enumerate(pairwise(list(module))):
+            if isinstance(conv, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                module[i] = fuse_conv_bn_eval(conv.eval(), norm.eval())
                 module[i + 1] = nn.Identity()
     return module

@@ -37,7 +37,7 @@ def receptive_halo(network: nn.Module, in_channels: int, multiple: tuple[int, ..
 
 @torch.inference_mode()
 def _axis_halo(network: nn.Module, in_channels: int, multiple: tuple[int, ...], axis: int) -> int | None:
-    extent = 32 * multiple[axis]
+    extent = max(32, 2 * _largest_dilation(network)) * multiple[axis]
     while extent <= MAX_EXTENT:
         middle = extent // 2 // multiple[axis] * multiple[axis]
         shape = [extent if a == axis else m for a, m in enumerate(multiple)]
@@ -46,6 +46,12 @@ def _axis_halo(network: nn.Module, in_channels: int, multiple: tuple[int, ...], 
             return -(-reach // multiple[axis]) * multiple[axis]
         extent *= 2
     return None
+
+
+def _largest_dilation(network: nn.Module) -> int:
+    """A probe has to be wider than the gaps between a kernel's taps, or it falls into one."""
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
+    return max((max(convolution.dilation) for convolution in convolutions), default=1)
 
 
 def _reach(network: nn.Module, in_channels: int, shape: list[int], axis: int, middle: int, side: str) -> int:

@@ -70,9 +70,7 @@ def check_labels(labels: np.ndarray) -> None:
     if labels.dtype.kind not in "iub":
         raise ValueError(f"labels are {labels.dtype}, expected whole numbers")
     if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
-        raise ValueError(
-            f"labels reach {labels.min()}, expected 0 for background and positive numbers for objects"
-        )
+        raise ValueError(f"labels reach {labels.min()}, expected 0 for background and positive numbers for objects")
 
 
 def largest_label(labels: np.ndarray) -> int:
@@ -120,9 +118,7 @@ def _neighbours(ndim: int) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
 
 def border_labels(labels: np.ndarray) -> np.ndarray:
     """List the labels, ascending and without 0, of the objects that touch the edge of the image."""
-    faces = [
-        labels.take(index, axis).ravel() for axis in range(labels.ndim) for index in (0, -1) if labels.size
-    ]
+    faces = [labels.take(index, axis).ravel() for axis in range(labels.ndim) for index in (0, -1) if labels.size]
     found = np.unique(np.concatenate(faces)) if faces else labels.ravel()
     return found[found != 0]
 
@@ -161,3 +157,15 @@ def _without(labels: np.ndarray, unwanted: np.ndarray) -> np.ndarray:
     if not len(unwanted):
         return labels.copy()
     return np.where(np.isin(labels, unwanted), np.zeros((), labels.dtype), labels)
+
+
+def typical_diameter(labels: np.ndarray) -> float:
+    """Mean diameter of circles, or balls, of the objects' sizes, each with the weight of its size; NaN without any.
+
+    The weight makes crumbs count for little.
+    """
+    sizes = np.bincount(labels.ravel())[1:]
+    if not sizes.any():
+        return np.nan
+    diameters = 2 * np.sqrt(sizes / np.pi) if labels.ndim == 2 else np.cbrt(6 * sizes / np.pi)
+    return float(np.average(diameters, weights=sizes))

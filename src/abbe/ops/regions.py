@@ -234,9 +234,7 @@ def _border_classes(labels: np.ndarray, top: int, bottom: int) -> tuple[np.ndarr
     return found, CLASSES[code]
 
 
-def _intensities(
-    labels: np.ndarray, intensity: np.ndarray, runs: Runs, area: np.ndarray
-) -> dict[str, np.ndarray]:
+def _intensities(labels: np.ndarray, intensity: np.ndarray, runs: Runs, area: np.ndarray) -> dict[str, np.ndarray]:
     """Statistics of every channel, each (N, C)."""
     shape = (len(intensity), *labels.shape)
     if intensity.shape != shape:

@@ -74,11 +74,11 @@ def choose_gallery(images: pd.DataFrame, limit: int = MAX_ITEMS) -> list[Choice]
     """
     if images.empty:
         return []
-    scores = _robust_scores(images)
-    reasons = _reasons(images, scores)
+    warnings, scores = _own_warnings(images), _robust_scores(images)
+    reasons = [found or _apart(row) for found, (_, row) in zip(warnings, scores.iterrows())]
     distance = scores.abs().max(axis=1)
     # Every warning weighs more than any distance: it is a sentence about this image, not a comparison.
-    badness = np.array([len(found) for found in reasons]) * 1e6 + np.minimum(distance, 1e5)
+    badness = np.array([len(found) for found in warnings]) * 1e6 + np.minimum(distance, 1e5)
     bad = [i for i in np.argsort(-badness, kind="stable") if reasons[i]]
     good = [i for i in np.argsort(distance, kind="stable") if not reasons[i]]
     n_bad = min(len(bad), max(limit // 2, limit - len(good)))
@@ -89,16 +89,16 @@ def choose_gallery(images: pd.DataFrame, limit: int = MAX_ITEMS) -> list[Choice]
     ]
 
 
-def _reasons(images: pd.DataFrame, scores: pd.DataFrame) -> list[list[str]]:
-    """Say why to look at each image again: its warnings or, where it has none, what sets it apart from the others."""
-    own = [split_warnings(joined) for joined in images["warnings"]]
-    seen = Counter(warning for found in own for warning in set(found))
-    everywhere = {warning for warning, n in seen.items() if n == len(own) > 1}
-    reasons = [[warning for warning in found if warning not in everywhere] for found in own]
-    return [found or _apart(row) for found, (_, row) in zip(reasons, scores.iterrows())]
+def _own_warnings(images: pd.DataFrame) -> list[list[str]]:
+    """List the warnings of each image that not all images share."""
+    found = [split_warnings(joined) for joined in images["warnings"]]
+    seen = Counter(warning for own in found for warning in set(own))
+    everywhere = {warning for warning, n in seen.items() if n == len(found) > 1}
+    return [[warning for warning in own if warning not in everywhere] for own in found]
 
 
 def _apart(scores: pd.Series) -> list[str]:
+    """Say by what one image is far from the others."""
     outlying = scores[scores.abs() > OUTLIER]
     return [f"unusually {'low' if score < 0 else 'high'} {name}" for name, score in outlying.items()]
 
@@ -137,7 +137,7 @@ def _jpeg(image: Image.Image) -> bytes:
     while True:
         for quality in (88, 75, 60):
             buffer = io.BytesIO()
-            shown.save(buffer, "JPEG", quality=quality, subsampling=0, optimize=True)
+            shown.save(buffer, "JPEG", quality=quality, subsampling=0)
             if buffer.tell() <= MAX_BYTES:
                 return buffer.getvalue()
         shown = shown.resize((max(1, shown.width * 3 // 4), max(1, shown.height * 3 // 4)), Image.Resampling.BOX)

@@ -118,7 +118,7 @@ def _about_pixels(survey: Survey) -> list[str]:
 
 def _least_contrast(survey: Survey) -> float:
     if survey.integer:
-        return min(GREY_LEVELS, survey.maximum - survey.minimum)  # a mask of 0 and 1 has all the contrast it can have
+        return GREY_LEVELS if survey.maximum - survey.minimum > 1 else 0  # a mask has all the contrast it can have
     return RELATIVE_CONTRAST * max(abs(survey.maximum), abs(survey.minimum))
 
 

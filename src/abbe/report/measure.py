@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from abbe.data.read import Image
+from abbe.data.image import Image
 from abbe.report.objects import objects_table
 
 BAND = 2**23

@@ -20,7 +20,7 @@ FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 
 
 class Pixels(Protocol):
-    """A (C, Y, X) image that is read region by region; :class:`abbe.data.read.Image` is one once it is planar."""
+    """A (C, Y, X) image that is read region by region; :class:`abbe.data.image.Image` is one once it is planar."""
 
     @property
     def height(self) -> int:

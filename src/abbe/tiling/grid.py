@@ -1,4 +1,4 @@
-"""Where tiles lie on an image: bands from top to bottom, tiles from left to right.
+"""Where tiles lie on an image: row by row, from left to right.
 
 A tile writes its *core* and reads a *window*: the core and, around it, the context (halo) that makes the core equal to
 what the network would give on the whole image. Cores start at multiples of the network's stride, so that pooling sees
@@ -16,6 +16,7 @@ import numpy as np
 from abbe.contract import Geometry
 from abbe.errors import AbbeError
 
+Span = tuple[int, int]  # start, stop
 Box = tuple[int, int, int, int]  # y0, y1, x0, x1
 
 
@@ -24,11 +25,13 @@ class Tile:
     """One step of the runner, in pixels of the image."""
 
     core: Box
-    """What the tile writes."""
+    """What the tile is there for; the cores of all tiles partition the image."""
+    kept: Box
+    """What is kept of the output: the core, and the grid's margin around it within the image."""
     window: Box
     """What the network reads; may reach beyond the image, where it is mirrored."""
     origin: tuple[int, int]
-    """Where the network's output starts: the core is cut from there."""
+    """Where the network's output starts."""
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,49 @@ class Grid:
         (Y, X) of a tile's core, multiples of ``geometry.multiple``; see :func:`plan`.
     geometry
         Of the method.
+    margin
+        Pixels around each core to keep as well, as exact as the core; a multiple of the stride.
     """
 
     shape: tuple[int, int]
     core: tuple[int, int]
     geometry: Geometry
+    margin: int = 0
 
-    def bands(self) -> Iterator[list[Tile]]:
-        """Give the tiles row by row."""
-        spans_x = list(self._spans(1))
+    def __iter__(self) -> Iterator[Tile]:
+        columns = list(self._spans(1))
         for y in self._spans(0):
-            yield [Tile((*y[0], *x[0]), (*y[1], *x[1]), (y[2], x[2])) for x in spans_x]
+            for x in columns:
+                yield Tile(y[0] + x[0], y[1] + x[1], y[2] + x[2], (y[3], x[3]))
 
     def __len__(self) -> int:
         return int(np.prod([-(-extent // core) for extent, core in zip(self.shape, self.core, strict=True)]))
 
-    def _spans(self, axis: int) -> Iterator[tuple[tuple[int, int], tuple[int, int], int]]:
-        """Core, window and output origin along one axis."""
+    def _spans(self, axis: int) -> Iterator[tuple[Span, Span, Span, int]]:
+        """Core, kept part, window and output origin along one axis."""
         extent, step = self.shape[axis], self.core[axis]
         for start in range(0, extent, step):
             end = min(start + step, extent)
-            window = self._window(axis, start, end)
-            yield (start, end), window, window[0] + (self._halo(axis) if self.geometry.crops else 0)
+            kept = max(start - self.margin, 0), min(end + self.margin, extent)
+            window = self._window(axis, *kept)
+            origin = window[0] + (context(self.geometry, axis) if self.geometry.crops else 0)
+            yield (start, end), kept, window, origin
 
-    def _window(self, axis: int, start: int, end: int) -> tuple[int, int]:
-        halo, multiple, remainder = (
-            self._halo(axis),
-            self.geometry.multiple[axis],
-            self.geometry.remainder[axis],
-        )
+    def _window(self, axis: int, start: int, end: int) -> Span:
+        halo, multiple = context(self.geometry, axis), self.geometry.multiple[axis]
+        remainder = self.geometry.remainder[axis]
         if self.geometry.crops:
             return start - halo, start - halo + fit(end - start + 2 * halo, multiple, remainder)
         whole = fit(self.shape[axis], multiple, remainder)
         low = max(start - halo, 0)
         return low, min(low + fit(end + halo - low, multiple, remainder), whole)
 
-    def _halo(self, axis: int) -> int:
-        return 0 if self.geometry.halo is None else self.geometry.halo[axis]
+
+def context(geometry: Geometry, axis: int) -> int:
+    """Give the pixels that a window reads before its core; padded networks' windows start at multiples as well."""
+    if geometry.halo is None:
+        return 0
+    return geometry.halo[axis] if geometry.crops else fit(geometry.halo[axis], geometry.multiple[axis])
 
 
 def fit(extent: int, multiple: int, remainder: int = 0) -> int:
@@ -87,8 +96,8 @@ def fit(extent: int, multiple: int, remainder: int = 0) -> int:
     return extent + (remainder - extent) % multiple
 
 
-def plan(shape: tuple[int, int], geometry: Geometry, tile: int, max_pixels: int) -> Grid:
-    """Choose cores so that no window exceeds ``tile`` per axis and no band exceeds ``max_pixels``.
+def plan(shape: tuple[int, int], geometry: Geometry, tile: int, margin: int = 0) -> Grid:
+    """Choose cores so that no window exceeds ``tile`` pixels along an axis.
 
     Cores are made equal in size rather than full with a rest, since a batch wants tiles of one shape.
 
@@ -98,21 +107,17 @@ def plan(shape: tuple[int, int], geometry: Geometry, tile: int, max_pixels: int)
         When ``tile`` leaves no core beside the halo.
     """
     if geometry.halo is None:
-        return Grid(
-            shape, (fit(shape[0], geometry.multiple[0]), fit(shape[1], geometry.multiple[1])), geometry
-        )
+        return Grid(shape, (fit(shape[0], geometry.multiple[0]), fit(shape[1], geometry.multiple[1])), geometry)
     core = []
-    for axis, (extent, halo, multiple) in enumerate(
-        zip(shape, geometry.halo, geometry.multiple, strict=True)
-    ):
-        room = (tile - 2 * halo) // multiple * multiple
-        if axis == 0:
-            room = min(room, max(max_pixels // shape[1] // multiple * multiple, multiple))
+    for axis, extent in enumerate(shape):
+        around, multiple = context(geometry, axis) + margin, geometry.multiple[axis]
+        window = tile - (tile - geometry.remainder[axis]) % multiple
+        room = (window - 2 * around) // multiple * multiple
         if room < multiple:
             raise AbbeError(
-                f"tile of {tile} px leaves nothing beside the halo of {halo} px that the network needs on each side; "
-                f"choose --tile {fit(2 * halo + multiple, 64)} or more"
+                f"tile of {tile} px leaves nothing beside the halo of {around} px that the network needs on each "
+                f"side; choose --tile {fit(2 * (around + multiple), 64)} or more"
             )
         number = -(-extent // room)
         core.append(fit(-(-extent // number), multiple))
-    return Grid(shape, (core[0], core[1]), geometry)
+    return Grid(shape, (core[0], core[1]), geometry, margin)

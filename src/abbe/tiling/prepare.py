@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -16,10 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from abbe.contract import Method
+from abbe.contract import Geometry, Method
 from abbe.errors import AbbeError
 from abbe.nn.fold import fold_batch_norm
 from abbe.nn.memory import tune_allocator
+from abbe.tiling.grid import fit
 
 Precision = Literal["auto", "bfloat16", "float32", "exact"]
 Backend = Literal["auto", "torch", "openvino"]
@@ -63,7 +65,10 @@ class Predictor:
         self._compute = self._openvino(method) if self.backend == "openvino" else self._torch(method)
 
     def __call__(self, windows: np.ndarray) -> Maps:
-        """Compute maps (B, K, Y, X), float32, of windows (B, C, Y, X), in parts if memory is short."""
+        """Compute maps (B, K, Y, X), float32, of windows (B, C, Y, X), in parts if memory is short.
+
+        Windows of one channel are repeated for a network that takes more.
+        """
         start, parts = 0, []
         while start < len(windows):
             size = min(self.limit or len(windows), len(windows) - start)
@@ -77,13 +82,9 @@ class Predictor:
     def _shrink(self, size: int) -> None:
         """Halve the batch, and say so."""
         if size == 1:
-            raise AbbeError(
-                f"out of memory on {self.device} with a single tile; choose a smaller one with --tile"
-            )
+            raise AbbeError(f"out of memory on {self.device} with a single tile; choose a smaller one with --tile")
         self.limit = size // 2
-        logger.warning(
-            "out of memory on %s with %d tiles at once; going on with %d", self.device, size, self.limit
-        )
+        logger.warning("out of memory on %s with %d tiles at once; going on with %d", self.device, size, self.limit)
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
@@ -95,7 +96,8 @@ class Predictor:
 
         @torch.inference_mode()
         def compute(windows: np.ndarray) -> Maps:
-            x = torch.from_numpy(windows).to(self.device, dtype, memory_format=layout)
+            x = torch.from_numpy(windows).to(self.device, dtype)
+            x = x.expand(-1, method.in_channels if x.shape[1] == 1 else -1, -1, -1).contiguous(memory_format=layout)
             return {name: maps.float().cpu().numpy() for name, maps in ready.predict(x).items()}
 
         return compute
@@ -104,11 +106,12 @@ class Predictor:
         import openvino
 
         maps = _NamedMaps(prepared_copy(method, fold=True))
-        multiple, channels = method.geometry.multiple, _in_channels(maps)
-        example = torch.zeros(1, channels, *(4 * m for m in multiple))
-        with torch.inference_mode():
+        channels = _in_channels(maps)
+        example = torch.zeros(1, channels, *_example_extents(method.geometry))
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of what is fixed by design, such as checks of extents
             maps(example)
-        converted = openvino.convert_model(maps, example_input=example, input=[-1, channels, -1, -1])
+            converted = openvino.convert_model(maps, example_input=example, input=[-1, channels, -1, -1])
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -117,7 +120,8 @@ class Predictor:
         compiled = openvino.Core().compile_model(converted, "CPU", settings)
 
         def compute(windows: np.ndarray) -> Maps:
-            outputs = compiled(windows)
+            grey = windows.shape[1] == 1
+            outputs = compiled(np.repeat(windows, channels, axis=1) if grey and channels > 1 else windows)
             return {name: outputs[i] for i, name in enumerate(maps.names)}
 
         return compute
@@ -174,6 +178,8 @@ def computes_bfloat16(device: str) -> bool:
 
 def choose_backend(backend: Backend, device: str, precision: Precision) -> Backend:
     """Resolve "auto" to OpenVINO on a CPU where it is installed; exact precision stays with torch."""
+    if backend not in get_args(Backend):
+        raise AbbeError(f"no backend is called {backend!r}; choose {', '.join(get_args(Backend))}")
     if precision == "exact" or device != "cpu":
         return "torch"
     if backend == "auto":
@@ -181,6 +187,15 @@ def choose_backend(backend: Backend, device: str, precision: Precision) -> Backe
     if backend == "openvino" and not importlib.util.find_spec("openvino"):
         raise AbbeError("backend 'openvino' is not installed; pip install 'abbe[fast]'")
     return backend
+
+
+def _example_extents(geometry: Geometry) -> list[int]:
+    """Find small extents that the network takes; an unpadded one needs more than it loses."""
+    lost = geometry.halo if geometry.crops and geometry.halo else [0] * len(geometry.multiple)
+    return [
+        fit(2 * halo + 4 * multiple, multiple, remainder)
+        for halo, multiple, remainder in zip(lost, geometry.multiple, geometry.remainder, strict=True)
+    ]
 
 
 def _in_channels(module: nn.Module) -> int:

@@ -6,18 +6,27 @@ the whole resampled image. Shrinking averages (a triangle as wide as the step), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy import sparse
 
 from abbe.tiling.run import Region
-from abbe.tiling.stitch import Band
+from abbe.tiling.stitch import Patch
+
+MARGIN = 16
+"""Pixels beyond a tile's core that resampling its maps may ask for, up to a factor of 8 between the two images."""
 
 
 def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
     """Extents of an image after scaling, at least one pixel."""
     return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+
+
+def margin_for(scale: float) -> int:
+    """Give the margin for maps of an image that was enlarged by ``scale``, in steps of :data:`MARGIN`."""
+    return MARGIN * max(math.ceil(scale / 8), 1)
 
 
 def scaled_region(region: Region, shape: tuple[int, int], target: tuple[int, int]) -> Region:
@@ -32,29 +41,23 @@ def scaled_region(region: Region, shape: tuple[int, int], target: tuple[int, int
     return read
 
 
-def rescale_bands(bands: Iterable[Band], shape: tuple[int, int], target: tuple[int, int]) -> Iterator[Band]:
-    """Turn the bands of an image of ``shape`` into bands of ``target``, as soon as their rows are known."""
-    _, columns = weights(0, target[1], target[1], shape[1])
-    kept: dict[str, np.ndarray] = {}
-    top = done = 0
-    for band in bands:
-        kept = {
-            n: np.concatenate([kept[n], rows], axis=1) if n in kept else rows for n, rows in band.maps.items()
-        }
-        ready = target[0] if band.y1 == shape[0] else _rows_ready(band.y1, shape[0], target[0])
-        if ready <= done:
-            continue
-        first, rows = weights(done, ready, target[0], shape[0])
-        window = slice(first - top, first - top + rows.shape[1])
-        yield Band(
-            done, ready, {name: resample(maps[:, window], rows, columns) for name, maps in kept.items()}
-        )
-        done = ready
-        keep_from = (
-            min(weights(done, done + 1, target[0], shape[0])[0], band.y1) if done < target[0] else band.y1
-        )
-        kept = {name: maps[:, keep_from - top :] for name, maps in kept.items()}
-        top = keep_from
+def rescale(patches: Iterable[Patch], shape: tuple[int, int], target: tuple[int, int]) -> Iterator[Patch]:
+    """Turn the patches of an image of ``shape`` into those of an image of ``target``, without margins.
+
+    The new cores partition the new image. What a core needs from beyond the old one must lie in the margin that the
+    patch keeps, see :func:`margin_for`.
+    """
+    for patch in patches:
+        y0, y1, x0, x1 = (round(place * target[i // 2] / shape[i // 2]) for i, place in enumerate(patch.core))
+        if y0 == y1 or x0 == x1:
+            continue  # a sliver that falls between two pixels of the target
+        top, rows = weights(y0, y1, target[0], shape[0])
+        left, columns = weights(x0, x1, target[1], shape[1])
+        top, left = top - patch.kept[0], left - patch.kept[2]
+        height, width = rows.shape[1], columns.shape[1]
+        parts = {name: maps[:, top : top + height, left : left + width] for name, maps in patch.maps.items()}
+        core = (y0, y1, x0, x1)
+        yield Patch(core, core, {name: resample(part, rows, columns) for name, part in parts.items()})
 
 
 def resample(image: np.ndarray, rows: sparse.csr_array, columns: sparse.csr_array) -> np.ndarray:
@@ -89,10 +92,3 @@ def weights(start: int, stop: int, extent: int, source: int) -> tuple[int, spars
     row = np.repeat(np.arange(stop - start), len(taps))
     entries = (weight.ravel().astype(np.float32), (row, (index - first).ravel()))
     return first, sparse.csr_array(entries, shape=(stop - start, last - first + 1))
-
-
-def _rows_ready(known: int, source: int, extent: int) -> int:
-    """How many output rows need only the first ``known`` source rows."""
-    step = source / extent
-    reach = max(step, 1.0)
-    return max(int(np.floor((known - 1 - reach + 0.5) / step - 0.5)), 0)

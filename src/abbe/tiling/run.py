@@ -9,14 +9,14 @@ import numpy as np
 
 from abbe.tiling.grid import Box, Grid, Tile
 from abbe.tiling.prefetch import prefetch
-from abbe.tiling.stitch import Band, BandBuffer
+from abbe.tiling.stitch import Patch, cut
 
 Region = Callable[[int, int, int, int], np.ndarray]
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def run(region: Region, grid: Grid, predict: Predict, *, batch: int = 1) -> Iterator[Band]:
-    """Compute the maps of an image, band by band from the top.
+def run(region: Region, grid: Grid, predict: Predict, *, batch: int = 1) -> Iterator[Patch]:
+    """Compute the maps of an image, tile by tile.
 
     Parameters
     ----------
@@ -31,17 +31,15 @@ def run(region: Region, grid: Grid, predict: Predict, *, batch: int = 1) -> Iter
 
     Yields
     ------
-    Band
-        Finished rows; at most one more band is in memory.
+    Patch
+        In the order of the tiles.
     """
-    for tiles in grid.bands():
-        buffer = BandBuffer(tiles)
-        windows = prefetch((tile, read_window(region, tile.window, grid.shape)) for tile in tiles)
-        for group in batches(windows, batch):
-            outputs = predict(np.stack([window for _, window in group]))  # (B, K, Y, X)
-            for i, (tile, _) in enumerate(group):
-                buffer.put(tile, {name: maps[i] for name, maps in outputs.items()})
-        yield buffer.band()
+    windows = prefetch((tile, read_window(region, tile.window, grid.shape)) for tile in grid)
+    for group in batches(windows, batch):
+        stack = np.stack([window for _, window in group]) if len(group) > 1 else group[0][1][None]  # (B, C, Y, X)
+        outputs = predict(stack)  # (B, K, Y, X)
+        for i, (tile, _) in enumerate(group):
+            yield cut(tile, {name: maps[i] for name, maps in outputs.items()})
 
 
 def batches(windows: Iterable[tuple[Tile, np.ndarray]], size: int) -> Iterator[list[tuple[Tile, np.ndarray]]]:

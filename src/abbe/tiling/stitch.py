@@ -1,4 +1,4 @@
-"""Maps of tiles joined to maps of bands and of the whole image."""
+"""Maps of tiles joined to maps of the whole image."""
 
 from __future__ import annotations
 
@@ -7,48 +7,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from abbe.tiling.grid import Tile
+from abbe.tiling.grid import Box, Tile
+
+Maps = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Band:
-    """Finished rows of an image: maps (C, y1 - y0, X) by name."""
+class Patch:
+    """A finished part of an image's maps."""
 
-    y0: int
-    y1: int
-    maps: dict[str, np.ndarray]
-
-
-class BandBuffer:
-    """Collects the cores of one row of tiles."""
-
-    def __init__(self, tiles: list[Tile]):
-        self.y0, self.y1 = tiles[0].core[:2]
-        self.width = tiles[-1].core[3]
-        self.maps: dict[str, np.ndarray] = {}
-
-    def put(self, tile: Tile, outputs: dict[str, np.ndarray]) -> None:
-        """Cut the core out of a tile's outputs (C, Y, X) and keep it."""
-        y0, y1, x0, x1 = tile.core
-        for name, output in outputs.items():
-            if name not in self.maps:
-                self.maps[name] = np.empty((len(output), self.y1 - self.y0, self.width), output.dtype)
-            core = output[
-                :, y0 - tile.origin[0] : y1 - tile.origin[0], x0 - tile.origin[1] : x1 - tile.origin[1]
-            ]
-            self.maps[name][:, :, x0:x1] = core
-
-    def band(self) -> Band:
-        """Give what was collected."""
-        return Band(self.y0, self.y1, self.maps)
+    core: Box
+    """What it is there for; the cores of all patches partition the image."""
+    kept: Box
+    """Where the maps lie: the core, and perhaps a margin around it."""
+    maps: Maps
+    """(C, y1 - y0, x1 - x0) of ``kept``, by name."""
 
 
-def stitch(bands: Iterable[Band], height: int) -> dict[str, np.ndarray]:
-    """Join the bands of an image to whole maps (C, Y, X)."""
-    whole: dict[str, np.ndarray] = {}
-    for band in bands:
-        for name, rows in band.maps.items():
+def cut(tile: Tile, outputs: Maps) -> Patch:
+    """Cut what a tile keeps out of the network's outputs (C, Y, X)."""
+    y0, y1, x0, x1 = tile.kept
+    rows = slice(y0 - tile.origin[0], y1 - tile.origin[0])
+    columns = slice(x0 - tile.origin[1], x1 - tile.origin[1])
+    return Patch(tile.core, tile.kept, {name: maps[:, rows, columns].copy() for name, maps in outputs.items()})
+
+
+def stitch(patches: Iterable[Patch], shape: tuple[int, int]) -> Maps:
+    """Join the cores of all patches to whole maps (C, Y, X)."""
+    whole: Maps = {}
+    for patch in patches:
+        y0, y1, x0, x1 = patch.core
+        top, left = y0 - patch.kept[0], x0 - patch.kept[2]
+        for name, maps in patch.maps.items():
             if name not in whole:
-                whole[name] = np.empty((len(rows), height, rows.shape[2]), rows.dtype)
-            whole[name][:, band.y0 : band.y1] = rows
+                whole[name] = np.empty((len(maps), *shape), maps.dtype)
+            whole[name][:, y0:y1, x0:x1] = maps[:, top : top + y1 - y0, left : left + x1 - x0]
     return whole

@@ -55,7 +55,7 @@ def _draw_losses(axes: Axes, history: pd.DataFrame, names: Sequence[str]) -> Non
     if smallest > 0 and history[list(names)].max().max() > 20 * smallest:
         axes.set_yscale("log")
     if names:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
 
 
 def _draw_metrics(
@@ -72,7 +72,7 @@ def _draw_metrics(
         best = history[watch].idxmax() if mode == "max" else history[watch].idxmin()
         label = f"best {watch} {history.loc[best, watch]:.4g}, epoch {history.loc[best, 'epoch']:g}"
         axes.plot(history.loc[best, "epoch"], history.loc[best, watch], "k*", markersize=11, label=label)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="lower right" if mode == "max" else "upper right")
 
 
 def _foremost(metrics: Sequence[str], watch: str) -> list[str]:

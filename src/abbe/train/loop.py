@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from abbe.contract import Watch
 from abbe.errors import AbbeError
 from abbe.train.batches import TrainingSet
 from abbe.train.checkpoint import (
+    kept_random_states,
     load_into,
     random_states,
     restore_random_states,
@@ -121,7 +123,7 @@ class TrainingLoop(lightning.Callback):
             self.saved = None  # frees a second copy of the weights
         else:
             seed_everything(self.config.seed + trainer.global_rank)
-        if module.step // self.steps_per_epoch > self.standing.epochs_done:
+        if self._ends_epoch(module.step) and self._epoch(module.step) > self.standing.epochs_done:
             self._finish_epoch(trainer, module)  # the run ended during a validation
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
@@ -139,7 +141,7 @@ class TrainingLoop(lightning.Callback):
             self.ema.update(module.step - 1)
         self.losses.add(module.step, outputs)
         self.display.show(module.step, self._summary())
-        if module.step % self.steps_per_epoch == 0 or module.step == self.total_steps:
+        if self._ends_epoch(module.step):
             self._finish_epoch(trainer, module)
         elif self.guard.asked or time.monotonic() - self.last_saved > self.config.checkpoint_seconds:
             self._save(trainer, module)
@@ -151,8 +153,14 @@ class TrainingLoop(lightning.Callback):
         if trainer.is_global_zero:
             self._draw()
 
+    def _epoch(self, step: int) -> int:
+        return math.ceil(step / self.steps_per_epoch)
+
+    def _ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0 or step == self.total_steps
+
     def _finish_epoch(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
-        epoch = math.ceil(module.step / self.steps_per_epoch)
+        epoch = self._epoch(module.step)
         rates = {"learning_rate": module.learning_rate}
         row = {"epoch": epoch, "step": module.step, **rates, **self.losses.means()}
         if epoch % self.config.validate_every == 0 or module.step == self.total_steps:
@@ -190,18 +198,15 @@ class TrainingLoop(lightning.Callback):
             except Interrupted:
                 self._save(trainer, module)
                 raise
-        return trainer.strategy.broadcast(metrics)
+        # all devices must agree on when patience ends
+        metrics, self.standing = trainer.strategy.broadcast((metrics, self.standing))
+        return metrics
 
     def _measure(self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int) -> dict[str, float]:
-        random = random_states()
-        if self.ema:
-            with self.ema.applied():
-                metrics = self._metrics(trainer, module)
-                self._judge(metrics, module, epoch)
-        else:
+        averaged = self.ema.applied() if self.ema else nullcontext()
+        with kept_random_states(), averaged:
             metrics = self._metrics(trainer, module)
             self._judge(metrics, module, epoch)
-        restore_random_states(random)
         return metrics
 
     def _metrics(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:
@@ -273,7 +278,8 @@ class TrainingLoop(lightning.Callback):
         text = spell_values(shown)
         seen = [row[self.watch.name] for row in self.standing.history if self.watch.name in row]
         if seen and self.watch.name != "loss":
-            text += f", {spell_values({self.watch.name: seen[-1], 'best': self.standing.best_score or math.nan})}"
+            best = math.nan if self.standing.best_score is None else self.standing.best_score
+            text += f", {spell_values({self.watch.name: seen[-1], 'best': best})}"
         return text
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import abbe
+from abbe import __version__
 from abbe.errors import AbbeError
 
 # what may change between the parts of a run without making it another one
@@ -98,7 +98,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
-        "abbe": abbe.__version__,
+        "abbe": __version__,
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "lightning", "numpy")},
         "platform": platform.platform(),

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from abbe.data.write import atomic
 from abbe.errors import AbbeError
@@ -58,7 +58,7 @@ def save_model(path: Path | str, tensors: dict[str, torch.Tensor], description: 
     header = {"abbe": json.dumps({"format": FORMAT, **asdict(description)})}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(Path(path)) as beside:
-        save_file(stored, str(beside), metadata=header)
+        beside.write_bytes(save(stored, metadata=header))
     return Path(path)
 
 
@@ -97,7 +97,10 @@ def file_hash(path: Path | str) -> str:
 
 
 def _parse(path: Path, header: str) -> Description:
-    values = json.loads(header)
+    try:
+        values = dict(json.loads(header))
+    except (ValueError, TypeError) as error:
+        raise AbbeError(f"{path}: its description is damaged ({error}); copy or download it again") from error
     written = values.pop("format", 0)
     if written > FORMAT:
         raise AbbeError(
@@ -107,6 +110,9 @@ def _parse(path: Path, header: str) -> Description:
     unknown = values.keys() - {f.name for f in fields(Description)}
     if unknown:
         raise AbbeError(f"{path}: its description has unknown entries: {', '.join(sorted(unknown))}")
+    absent = [name for name in ("name", "network") if name not in values]
+    if absent:
+        raise AbbeError(f"{path}: its description lacks {' and '.join(absent)}")
     for name in ("diameter", "pixel_size"):
         if values.get(name) is not None:
             values[name] = tuple(values[name])
@@ -117,20 +123,18 @@ def _opened(path: Path) -> Any:
     try:
         return safe_open(str(path), framework="pt")
     except SafetensorError as error:
-        raise AbbeError(
-            f"{path}: not a whole safetensors file ({error}); copy or download it again"
-        ) from error
+        raise AbbeError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
 
 
 def _refuse_foreign(path: Path) -> None:
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise AbbeError(f"{path}: cannot be read as a model ({error.strerror})") from error
     if not start:
         raise AbbeError(f"{path}: an empty file, not a model")
-    if start[:2] == b"\x80\x02" or start[:1] == b"\x80" or start == b"PK\x03\x04":
-        raise AbbeError(
-            f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors"
-        )
+    if start[8:9] == b"{":  # behind the length of safetensors' header, which may begin with any byte
+        return
+    if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
+        raise AbbeError(f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors")

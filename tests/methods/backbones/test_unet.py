@@ -47,9 +47,7 @@ def reference(state, x, depth, padding):
         x = F.max_pool2d(x, 2)
     x = double(x, f"contracting.{depth}")
     for step, skip in enumerate(reversed(skips)):
-        x = F.conv_transpose2d(
-            x, state[f"up_convolutions.{step}.weight"], state[f"up_convolutions.{step}.bias"], 2
-        )
+        x = F.conv_transpose2d(x, state[f"up_convolutions.{step}.weight"], state[f"up_convolutions.{step}.bias"], 2)
         border = (skip.shape[-1] - x.shape[-1]) // 2
         x = torch.cat([x, F.pad(skip, [-border] * 4)], 1)
         x = double(x, f"expanding.{step}")

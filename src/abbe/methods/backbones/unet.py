@@ -78,16 +78,13 @@ class UNet(nn.Module):
         self.config = config
         widths = [config.width * 2**level for level in range(config.depth + 1)]
         self.contracting = nn.ModuleList(
-            double_convolution(fan, width, config.padding)
-            for fan, width in zip([config.in_channels, *widths], widths)
+            double_convolution(fan, width, config.padding) for fan, width in zip([config.in_channels, *widths], widths)
         )
         self.dropout = nn.Dropout(config.dropout)
         self.up_convolutions = nn.ModuleList(
             nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2) for width in widths[-2::-1]
         )
-        self.expanding = nn.ModuleList(
-            double_convolution(2 * width, width, config.padding) for width in widths[-2::-1]
-        )
+        self.expanding = nn.ModuleList(double_convolution(2 * width, width, config.padding) for width in widths[-2::-1])
         self.head = nn.Conv2d(config.width, config.out_channels, kernel_size=1)
         initialize_he(self)
 
@@ -167,9 +164,7 @@ class UNetSegmentation(nn.Module):
         weight = class_balance_weights(foreground) + border_weight_map(labels)
         return fit_tensors(sample, foreground, weight, self.geometry)
 
-    def training_step(
-        self, batch: dict[str, torch.Tensor], *, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute the weighted cross-entropy on the pixels that the network predicts."""
         logits = self.network(batch["image"])  # (B, K, Y', X')
         target, weight = (crop_to(batch[name], logits.shape[2:]) for name in ("target", "weight"))
@@ -195,9 +190,7 @@ class UNetSegmentation(nn.Module):
         self, decoded: Sequence[dict[str, np.ndarray]], truth: Sequence[dict[str, np.ndarray]]
     ) -> dict[str, float]:
         """Measure ``labels`` as instances over a data set: ``ap50`` and all else of ``metrics.instances``."""
-        return scores(
-            [match(t["labels"], d["labels"], t.get("ignore")) for t, d in zip(truth, decoded, strict=True)]
-        )
+        return scores([match(t["labels"], d["labels"], t.get("ignore")) for t, d in zip(truth, decoded, strict=True)])
 
 
 # ------------------------------------------------------------------------------------------- parts of the net
@@ -247,9 +240,7 @@ def crop_to(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 # ------------------------------------------------------------------------ which extents fit, and what is lost
 
 
-def pyramid_geometry(
-    kernels: Sequence[tuple[int, ...]], pools: Sequence[tuple[int, ...]], padded: bool
-) -> Geometry:
+def pyramid_geometry(kernels: Sequence[tuple[int, ...]], pools: Sequence[tuple[int, ...]], padded: bool) -> Geometry:
     """Derive the geometry of a U-Net with two convolutions per level and direction.
 
     ``kernels[level][axis]`` are their extents, ``pools[level][axis]`` those of the pooling below the level.
@@ -306,9 +297,7 @@ def required_labels(sample: Sample) -> np.ndarray:
     return sample.labels
 
 
-def fit_tensors(
-    sample: Sample, target: np.ndarray, weight: np.ndarray, geometry: Geometry
-) -> dict[str, torch.Tensor]:
+def fit_tensors(sample: Sample, target: np.ndarray, weight: np.ndarray, geometry: Geometry) -> dict[str, torch.Tensor]:
     """Bring image, target and weight to the next valid extents.
 
     The image is mirrored beyond its border; what is added, and what nobody annotated, weighs nothing.

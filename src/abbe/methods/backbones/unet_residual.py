@@ -61,9 +61,7 @@ class UNetResidual(nn.Module):
             level(widths[max(i - 1, 0)], width, number, stride=1 if i == 0 else 2)
             for i, (width, number) in enumerate(zip(widths, blocks, strict=True))
         )
-        self.up = nn.ModuleList(
-            Fuse(fine, coarse) for fine, coarse in pairwise(widths)
-        )
+        self.up = nn.ModuleList(Fuse(fine, coarse) for fine, coarse in pairwise(widths))
         self.head = nn.Conv2d(widths[0], 4 * out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -108,13 +106,11 @@ class ResidualBlock(nn.Module):
             conv_norm(out_channels, out_channels),
         )
         same = stride == 1 and in_channels == out_channels
-        self.shortcut = (
-            nn.Identity() if same else conv_norm(in_channels, out_channels, kernel=1, stride=stride)
-        )
+        self.shortcut = nn.Identity() if same else conv_norm(in_channels, out_channels, kernel=1, stride=stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, C, Y, X) to (B, D, Y/stride, X/stride)."""
-        return F.relu(self.shortcut(x) + self.body(x))
+        return F.relu(self.shortcut(x) + self.body(x), inplace=True)
 
 
 def level(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
@@ -129,7 +125,7 @@ def conv_norm(
     """Convolution and batch normalisation side by side, so that inference can fold them into one."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
     layers = [conv, nn.BatchNorm2d(out_channels)]
-    return nn.Sequential(*layers, nn.ReLU()) if relu else nn.Sequential(*layers)
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
 
 VARIANTS = {

@@ -96,27 +96,21 @@ class InstanceSegmentation(nn.Module):
         if sample.labels is None:
             raise AbbeError(f"{sample.name}: has no labels to learn from")
         depth = relative_depth(sample.labels)
-        known = (
-            np.ones(depth.shape, np.float32) if sample.ignore is None else (~sample.ignore).astype(np.float32)
-        )
+        known = np.ones(depth.shape, np.float32) if sample.ignore is None else (~sample.ignore).astype(np.float32)
         maps = np.stack([sample.labels > 0, depth, known]).astype(np.float32)  # (3, Y, X)
         return {"image": torch.from_numpy(sample.image), "maps": torch.from_numpy(maps)}
 
-    def training_step(
-        self, batch: dict[str, torch.Tensor], *, generator: torch.Generator
-    ) -> dict[str, torch.Tensor]:
+    def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute cross-entropy and Dice loss of the foreground, and the absolute error of the depth."""
         foreground, depth, known = batch["maps"].unbind(1)  # (B, Y, X) each
         logit, raw = self.network(batch["image"]).float().unbind(1)
         total = known.sum().clamp(min=1)
-        entropy = (
-            F.binary_cross_entropy_with_logits(logit, foreground, reduction="none") * known
-        ).sum() / total
+        entropy = (F.binary_cross_entropy_with_logits(logit, foreground, reduction="none") * known).sum() / total
         overlap = dice_loss(logit.sigmoid() * known, foreground * known)
         weight = known * (self.config.background_weight + foreground)
         error = (weight * (raw.sigmoid() - depth).abs()).sum() / total
         loss = entropy + overlap + self.config.depth_weight * error
-        return {"loss": loss, "entropy": entropy, "dice": overlap, "depth": error}
+        return {"loss": loss, "entropy": entropy, "overlap": overlap, "depth": error}
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute foreground logit and smoothed depth, (B, 1, Y, X) each."""
@@ -140,6 +134,11 @@ class InstanceSegmentation(nn.Module):
         least = self.config.min_area if min_area is None else min_area
         return {"labels": keep_large(labels, least), "regions": regions}
 
+    def certainty(self, outputs: dict[str, np.ndarray], decoded: dict[str, np.ndarray]) -> float:
+        """Tell how sure the network is of the pixels of what was decoded, 0 to 1: the mean of |2 p - 1|."""
+        logits = outputs["foreground"][0][decoded["labels"] > 0]
+        return float(np.abs(np.tanh(logits / 2)).mean()) if logits.size else 0.0
+
     def score(self, decoded: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Measure average precision, counting error and others over a data set."""
         pairs = zip(decoded, truth, strict=True)
@@ -156,9 +155,7 @@ def relative_depth(labels: np.ndarray) -> np.ndarray:
         if box is None:
             continue
         inside = labels[box] == number
-        sides = [
-            (int(s.start > 0), int(s.stop < extent)) for s, extent in zip(box, labels.shape, strict=True)
-        ]
+        sides = [(int(s.start > 0), int(s.stop < extent)) for s, extent in zip(box, labels.shape, strict=True)]
         padded = np.pad(inside, sides)
         if padded.all():
             depth[box][inside] = 1.0
@@ -189,18 +186,57 @@ def split_regions(regions: np.ndarray, number: int, depth: np.ndarray, seed: flo
     A region with one marker, or with none, is one object; the others are flooded from their markers.
     """
     markers, count = ndimage.label((depth > seed) & (regions > 0))
+    inside = np.flatnonzero(markers)
     owner = np.zeros(count + 1, np.int64)
-    owner[markers.ravel()] = np.where(markers > 0, regions, 0).ravel()  # the region that a marker lies in
+    owner[markers.flat[inside]] = regions.flat[inside]  # the region that a marker lies in
     markers_in = np.bincount(owner[1:], minlength=number + 1)
     single = np.flatnonzero(markers_in[1:] < 2) + 1
     numbers = np.zeros(number + 1, np.int32)
     numbers[single] = np.arange(1, len(single) + 1)
     labels = numbers[regions]
-    contested = (markers_in >= 2)[regions]
-    if contested.any():
-        flooded = watershed(-depth, np.where(contested, markers, 0), mask=contested)
-        labels += np.where(flooded > 0, flooded + len(single), 0).astype(np.int32)
+    contested = np.flatnonzero(markers_in[1:] >= 2) + 1
+    if len(contested):
+        flood(labels, regions, contested, depth, markers, len(single))
     return labels
+
+
+def flood(
+    labels: np.ndarray, regions: np.ndarray, contested: np.ndarray, depth: np.ndarray, markers: np.ndarray, offset: int
+) -> None:
+    """Label the contested regions by a watershed of the depth; marker m becomes object m + offset; works in place.
+
+    The regions are laid side by side into one small picture first, for most of an image is not contested and a
+    watershed pays for all of what it is given. They do not touch there, so each is flooded by itself. Depths are
+    replaced by their ranks, equal ones in reading order: what comes first then never depends on the picture around.
+    """
+    boxes = ndimage.find_objects(regions)
+    pieces = [(boxes[region - 1], regions[boxes[region - 1]] == region) for region in contested]
+    places, shape = lay_out([piece.shape for _, piece in pieces])
+    height, seeds, mask = np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool)
+    for (box, piece), place in zip(pieces, places, strict=True):
+        height[place], mask[place] = -depth[box], piece
+        seeds[place] = np.where(piece, markers[box], 0)
+    inside = np.flatnonzero(mask)
+    ranks = np.zeros(shape, np.int32)
+    ranks.flat[inside[np.argsort(height.flat[inside], kind="stable")]] = np.arange(len(inside))
+    flooded = watershed(ranks, seeds, mask=mask)
+    for (box, piece), place in zip(pieces, places, strict=True):
+        labels[box][piece] = flooded[place][piece] + offset
+
+
+def lay_out(shapes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[slice, slice]], tuple[int, int]]:
+    """Place rectangles in rows, tall ones first, a pixel apart; gives their places and the extents of the whole."""
+    area = sum((height + 1) * (width + 1) for height, width in shapes)
+    row_length = max(int(area**0.5), max(width for _, width in shapes) + 1)
+    places: list[tuple[slice, slice]] = [(slice(0), slice(0))] * len(shapes)
+    top = left = bottom = 0
+    for index in sorted(range(len(shapes)), key=lambda i: -shapes[i][0]):
+        height, width = shapes[index]
+        if left + width > row_length:
+            top, left = bottom, 0
+        places[index] = (slice(top, top + height), slice(left, left + width))
+        left, bottom = left + width + 1, max(bottom, top + height + 1)
+    return places, (bottom, row_length)
 
 
 def keep_large(labels: np.ndarray, min_area: int) -> np.ndarray:

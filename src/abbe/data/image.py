@@ -1,0 +1,197 @@
+"""An image that is not loaded: pixels behind slices, and what its file says about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abbe.data import axes as axes_of_image
+from abbe.data.axes import UNKNOWN, View
+from abbe.errors import AbbeError
+
+SUFFIXES = (
+    *(".tif", ".tiff", ".btf", ".tf8", ".lsm", ".svs", ".ndpi", ".scn"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
+)
+"""What the files of a folder must end with, in small letters, to be taken as images."""
+
+_OPTIONS = {"C": ("--channel", "channels"), "Z": ("--z", "z planes"), "T": ("--time", "time points")}
+
+
+@dataclass
+class Image:
+    """A lazy image and what its file says about it."""
+
+    data: Any
+    """Array, memory map or lazy array: ``shape``, ``dtype``, and slices that read only what they ask for."""
+    axes: str
+    """One letter per axis of ``data`` from TCZYX; Q for an axis that the file does not name."""
+    pixel_size: dict[str, float] = field(default_factory=dict)
+    """µm, keys among "z", "y" and "x"; empty when unknown."""
+    channels: tuple[str, ...] = ()
+    """Channel names; empty when unknown."""
+    rgb: bool = False
+    """The C axis is red, green, blue."""
+    name: str = ""
+    """What to call it in messages: the file's name."""
+    path: Path | None = None
+    """The file; None for an array."""
+    format: str = "array"
+    """"OME-TIFF", "ImageJ TIFF", "TIFF", "PNG", ..., "NPY" or "array"."""
+    warnings: list[str] = field(default_factory=list)
+    """What the reader found odd, in plain words."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents, in the order of ``axes``."""
+        return tuple(self.data.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values, native byte order."""
+        return np.dtype(self.data.dtype).newbyteorder("=")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Extent of each axis; of several unnamed ones the last."""
+        return dict(zip(self.axes, self.shape))
+
+    @property
+    def height(self) -> int:
+        """Pixels along Y."""
+        return self.sizes["Y"]
+
+    @property
+    def width(self) -> int:
+        """Pixels along X."""
+        return self.sizes["X"]
+
+    @property
+    def n_channels(self) -> int:
+        """Extent of C; 1 without that axis."""
+        return self.sizes.get("C", 1)
+
+    def select(self, channel: int | str | None = None, z: int | None = None, time: int | None = None) -> Image:
+        """Fix a channel (number from 0, or name), a z plane or a time point (from 0), without reading.
+
+        An axis that the image lacks counts as one of extent 1.
+
+        Raises
+        ------
+        AbbeError
+            If there is no such index or name.
+        """
+        image = self
+        for axis, asked in (("C", channel), ("Z", z), ("T", time)):
+            if asked is not None:
+                image = image._fixed(axis, image._index(axis, asked))
+        return image
+
+    def planar(self) -> Image:
+        """View the image as CYX, without reading; axes of extent 1 are dropped, a missing C is added.
+
+        Raises
+        ------
+        AbbeError
+            If time points or z planes remain to be chosen, or the file does not name its axes.
+        """
+        image = self
+        for axis in image.axes:
+            if axis not in "CYX" and image.shape[image.axes.index(axis)] == 1:
+                image = image._fixed(axis, 0)
+        if UNKNOWN in image.axes:
+            raise axes_of_image.ambiguous(self.name, image.axes, image.shape)
+        if left := [axis for axis in "TZ" if axis in image.axes]:
+            raise self._unchosen(left)
+        order = [
+            image.axes.index("C") if "C" in image.axes else None,
+            image.axes.index("Y"),
+            image.axes.index("X"),
+        ]
+        flat = {axis: size for axis, size in self.pixel_size.items() if axis in "yx"}
+        return replace(image, data=View(image.data, order), axes="CYX", pixel_size=flat)
+
+    def region(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """Read pixels y0 to y1 and x0 to x1 (exclusive) of a planar image.
+
+        Returns
+        -------
+        np.ndarray
+            (C, y1 - y0, x1 - x0), the file's type.
+
+        Raises
+        ------
+        ValueError
+            If the image is not planar, or the region is not inside it.
+        AbbeError
+            If the file turns out to be damaged.
+        """
+        if self.axes != "CYX":
+            raise ValueError(f"{self.name}: regions are read from planar images, not {self.axes}")
+        if not (0 <= y0 <= y1 <= self.height and 0 <= x0 <= x1 <= self.width):
+            raise ValueError(f"{self.name}: region {y0}:{y1}, {x0}:{x1} is outside {self.height} x {self.width} pixels")
+        # Own memory: whoever gets the region may write to it, and a memory map behind it may go.
+        return np.require(self.data[:, y0:y1, x0:x1], requirements=["C", "O", "W"])
+
+    def _fixed(self, axis: str, index: int) -> Image:
+        """Drop one axis by choosing an index on it."""
+        if axis not in self.axes:
+            return self
+        at = self.axes.index(axis)
+        bounds = [(index, index + 1) if i == at else (0, extent) for i, extent in enumerate(self.shape)]
+        view = View(self.data, [i for i in range(len(bounds)) if i != at], bounds)
+        fixed = replace(self, data=view, axes=self.axes[:at] + self.axes[at + 1 :])
+        if axis == "C":
+            fixed.channels, fixed.rgb = self.channels[index : index + 1], False
+        return fixed
+
+    def _index(self, axis: str, asked: int | str) -> int:
+        """Check an index, or find the index of a channel's name."""
+        option, plural = _OPTIONS[axis]
+        extent = self.sizes.get(axis, 1)
+        names = [name.lower() for name in self.channels] if axis == "C" else []
+        if str(asked).lower() in names:
+            return names.index(str(asked).lower())
+        with suppress(ValueError):
+            if 0 <= int(asked) < extent:
+                return int(asked)
+        there = f"{extent} {plural} (0 to {extent - 1})" if extent > 1 else f"1 of the {plural}, number 0"
+        named = f" named {', '.join(self.channels)}" if names else ""
+        raise AbbeError(f"{self.name}: {option} {asked} does not exist; the image has {there}{named}")
+
+    def _unchosen(self, left: Sequence[str]) -> AbbeError:
+        """Word the error for axes that remain to be chosen."""
+        choices = [f"{_OPTIONS[axis][0]} 0..{self.sizes[axis] - 1}" for axis in left]
+        extents = " x ".join(str(extent) for extent in self.shape)
+        channel = f"; --channel picks one of {self.n_channels} channels" if self.n_channels > 1 else ""
+        return AbbeError(
+            f"{self.name}: {len(self.axes)} axes {self.axes} ({extents}), but one plane is needed;"
+            f" choose with {' and '.join(choices)}{channel}"
+        )
+
+
+def describe(image: Image) -> dict[str, Any]:
+    """Gather what a file says about itself: plain values, ready to print or to write as JSON."""
+    return {
+        "name": image.name,
+        "format": image.format,
+        "shape": list(image.shape),
+        "axes": image.axes,
+        "readings": axes_of_image.readings(image.axes) if UNKNOWN in image.axes else [],
+        "dtype": str(image.dtype),
+        "pixel_size": dict(image.pixel_size),
+        "channels": list(image.channels),
+        "rgb": image.rgb,
+        "warnings": list(image.warnings),
+    }
+
+
+def first_channels(image: Image, n: int) -> Image:
+    """View the first ``n`` channels only."""
+    bounds = [(0, n if axis == "C" else extent) for axis, extent in zip(image.axes, image.shape)]
+    return image if image.n_channels == n else replace(image, data=View(image.data, range(len(bounds)), bounds))

@@ -1,0 +1,97 @@
+"""A model on annotated images: it segments them as a user would, and the result is scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from abbe.data.datasets import Pair, find_pairs, find_splits
+from abbe.data.labels import read_labels
+from abbe.data.read import read
+from abbe.data.write import write_table, write_text
+from abbe.errors import AbbeError
+from abbe.metrics.instances import bootstrap, match, scores
+from abbe.model import Model
+from abbe.settings import SegmentSettings
+from abbe.weights.file import Description
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scored on a data set."""
+
+    scores: dict[str, float]
+    """Over all objects of all images."""
+    intervals: dict[str, tuple[float, float]]
+    """95 % intervals of the deciding numbers, by resampling images."""
+    images: pd.DataFrame
+    """One row per image, worst first: objects annotated, found, and AP at IoU 0.5."""
+
+    def save(self, folder: Path | str) -> None:
+        """Write scores.json, with the intervals, and images.csv."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        numbers = {"scores": self.scores, "intervals": self.intervals}
+        write_text(Path(folder) / "scores.json", json.dumps(numbers, indent=2) + "\n")
+        write_table(Path(folder) / "images.csv", self.images)
+
+
+def evaluate_model(
+    model: Model, data: Path, split_name: str | None = None, settings: SegmentSettings | None = None
+) -> Evaluation:
+    """Segment annotated images as a user would, and score the result.
+
+    Raises
+    ------
+    AbbeError
+        When the folder holds no annotated images, or not the split that was asked for.
+    """
+    pairs = find_pairs(_split_folder(data, split_name))
+    settings = settings or SegmentSettings()
+    matches = []
+    for pair in pairs:
+        truth = read_truth(pair)
+        matches.append(match(truth["labels"], model.predict(pair.image, settings).labels, truth["ignore"]))
+    rows = [
+        {"image": pair.name, "annotated": m.n_truth, "found": m.n_predicted, "ap50": scores([m])["ap50"]}
+        for pair, m in zip(pairs, matches, strict=True)
+    ]
+    images = pd.DataFrame(rows).sort_values("ap50", ignore_index=True)
+    intervals = {name: bootstrap(matches, name, seed=0) for name in ("ap50", "map50_90", "count_error")}
+    return Evaluation(scores(matches), intervals, images)
+
+
+def _split_folder(data: Path, name: str | None) -> Path:
+    if not data.is_dir():
+        raise AbbeError(f"{data}: no such folder; --data takes a folder with images and their labels")
+    splits = find_splits(data)
+    if name is None:
+        return splits.get("test", data)
+    if name not in splits:
+        raise AbbeError(f"{data}: has no split {name!r}; it has {', '.join(splits) or 'none'}")
+    return splits[name]
+
+
+def measure(
+    method: Any,
+    *,
+    description: Description,
+    pairs: Sequence[Pair],
+    truth: Sequence[dict[str, Any]],
+    settings: SegmentSettings,
+) -> dict[str, float]:
+    """Segment every image as a user would, and score it against its annotation."""
+    model = Model(method, description)
+    decoded = [{"labels": model.predict(pair.image, settings).labels} for pair in pairs]
+    return method.score(decoded, truth)
+
+
+def read_truth(pair: Pair) -> dict[str, Any]:
+    """Read the annotation of a pair: labels, and what to ignore if anything."""
+    image = read(pair.image).planar()
+    annotation = read_labels(pair.labels, (image.height, image.width), pair.image.name, pair.coco)
+    return {"labels": annotation.labels, "ignore": annotation.ignore}

@@ -17,6 +17,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars, and warnings with paths of the machine
 nb_render_markdown_format = "myst"  # cells give tables
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

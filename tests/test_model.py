@@ -311,9 +311,9 @@ def test_the_networks_of_the_papers_segment_too(network: str, discs: Draw, plain
     pixel_size = (0.5, 0.5) if "falk" in network else None
     description = Description(network, network, pixel_size=pixel_size)
     model = Model(model_module.build_method(description), description)
-    image, _ = discs((60, 150))
+    image, _ = discs((60, 200))
     whole = model.predict(image, dataclasses.replace(plain, pixel_size=0.5))
-    tiled = model.predict(image, dataclasses.replace(plain, pixel_size=0.5, tile=128))
+    tiled = model.predict(image, dataclasses.replace(plain, pixel_size=0.5, tile=256))
     assert whole.labels.shape == image.shape
     assert np.array_equal(tiled.labels > 0, whole.labels > 0)
 

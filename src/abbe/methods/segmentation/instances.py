@@ -46,7 +46,7 @@ class InstancesConfig:
     """Weight of background pixels in the depth's error; foreground has 1 more."""
     foreground: float = 0.5
     """Probability from which a pixel belongs to an object."""
-    seed: float = 0.6
+    seed: float = 0.5
     """Depth from which connected pixels mark an object."""
     min_area: int = 16
     """Smallest object to report, in pixels."""

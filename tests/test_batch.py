@@ -286,6 +286,22 @@ def test_an_image_that_changed_is_done_again(plate: Path, tmp_path: Path, discs:
     assert result.images["count"].tolist()[3] == labels.max()
 
 
+def test_a_run_on_another_folder_does_not_replace_results_of_equal_names(
+    plate: Path, tmp_path: Path, discs: Draw
+) -> None:
+    run(plate, tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "second").mkdir()
+    tifffile.imwrite(tmp_path / "second" / "well 1.tif", discs(seed=7)[0])
+    result = run(tmp_path / "second", tmp_path / "out")
+    ((_, reason),) = result.failures
+    assert (
+        f"holds the results of {plate / 'well 1.tif'} under the same name; choose another folder with --out" in reason
+    )
+    assert content(tmp_path / "out") == before
+    assert not run(tmp_path / "second", tmp_path / "out", overwrite=True).failures
+
+
 def test_results_of_other_settings_are_not_mixed_in(plate: Path, tmp_path: Path) -> None:
     run(plate, tmp_path / "out")
     with pytest.raises(AbbeError, match="holds results of another model or other options; .*--overwrite.*--out"):

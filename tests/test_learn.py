@@ -103,8 +103,8 @@ def test_mistakes_are_told_before_training_begins(recipe: Path, annotated: Path,
 def test_labels_that_are_not_labels_are_refused(recipe: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        tifffile.imwrite(tmp_path / f"{name}.tif", rng.integers(0, 255, (40, 40)).astype(np.uint8))
-        tifffile.imwrite(tmp_path / f"{name}_mask.tif", rng.integers(0, 255, (40, 40)).astype(np.uint8))
+        tifffile.imwrite(tmp_path / f"{name}.tif", rng.integers(0, 255, (100, 100)).astype(np.uint8))
+        tifffile.imwrite(tmp_path / f"{name}_mask.tif", rng.integers(0, 255, (100, 100)).astype(np.uint8))
     told: list[str] = []
     with pytest.raises(AbbeError, match="errors in the data, the first: .*labels that are not labels"):
         train_recipe(recipe, [tmp_path], out=tmp_path / "run", tell=told.append)

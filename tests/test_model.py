@@ -208,6 +208,18 @@ def test_a_model_of_a_physical_size_scales_by_it(
     assert result.objects["area_um2"].sum() == pytest.approx((result.labels > 0).sum() / 16)
 
 
+def test_a_large_factor_between_image_and_network_leaves_no_seam(
+    bright: Model, plain: SegmentSettings, discs: Draw, same_objects: Same
+) -> None:
+    image, expected = discs((30, 40), 3, 2, radius=7.0)
+    model = Model(bright.method, dataclasses.replace(bright.description, pixel_size=(0.5, 0.5)))
+    coarse = dataclasses.replace(plain, pixel_size=6.0)
+    tiled, whole = (model.predict(image, dataclasses.replace(coarse, tile=tile)) for tile in (160, 1536))
+    assert tiled.scale == 12
+    assert tiled.labels.max() == expected.max() > 1
+    assert same_objects(tiled.labels, whole.labels)
+
+
 def test_a_pixel_size_that_is_none_is_refused() -> None:
     with pytest.raises(AbbeError, match="a pixel size of 0 µm; expected more than 0"):
         open_plane(np.zeros((4, 4), np.uint8), ImageSettings(pixel_size=0))

@@ -135,6 +135,7 @@ class Batch:
             result.skipped += 1
             return f"{item.path}: done already"
         try:
+            self._spare_others(item)
             row = self._write(item, find(item.path), key)
         except AbbeError as error:
             return self._fail(item, str(error), result)
@@ -143,6 +144,15 @@ class Batch:
             return self._fail(item, f"{item.path}: {type(error).__name__}: {error}", result)
         warned = f" ({row['warnings']})" if row["warnings"] else ""
         return f"{item.path}: {row['count']} objects in {row['seconds']:.1f} s{warned}"
+
+    def _spare_others(self, item: Input) -> None:
+        """Refuse to write over what an earlier run found in a file of the same name in another folder."""
+        earlier = self._row(item).get("path", "")
+        if not self.outputs.overwrite and earlier not in ("", str(item.path.resolve())):
+            raise AbbeError(
+                f"{item.path}: {self.outputs.folder} holds the results of {earlier} under the same name; choose another "
+                "folder with --out, or give both in one command, or replace them with --overwrite"
+            )
 
     def _fail(self, item: Input, reason: str, result: BatchResult) -> str:
         result.failures.append((str(item.path), reason))
@@ -163,7 +173,8 @@ class Batch:
         name = item.relative.as_posix()
         row = image_row(name, found.objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
         write_table(self._ledger(item, ".csv"), found.objects.assign(image=name))
-        write_text(self._ledger(item, ".json"), json.dumps({"fingerprint": key, "row": row}, default=float))
+        entry = {"path": str(item.path.resolve()), "fingerprint": key, "row": row}
+        write_text(self._ledger(item, ".json"), json.dumps(entry, default=float))
         return row
 
     def _open(self) -> None:

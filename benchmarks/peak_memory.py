@@ -49,8 +49,8 @@ def watch(command: Sequence[str]) -> Run:
 def _sample(pid: int, run: Run, ended: threading.Event) -> None:
     while not ended.wait(INTERVAL):
         sizes = [_sizes(process) for process in _tree(pid)]
-        run.demand = max(run.demand, sum(size.get("RssAnon", 0) + size.get("RssShmem", 0) for size in sizes))
-        run.resident = max(run.resident, sum(size.get("VmRSS", 0) for size in sizes))
+        run.demand = max(run.demand, sum(size.get("Pss_Anon", 0) + size.get("Pss_Shmem", 0) for size in sizes))
+        run.resident = max(run.resident, sum(size.get("Pss", 0) for size in sizes))
 
 
 def _tree(pid: int) -> list[int]:
@@ -61,9 +61,9 @@ def _tree(pid: int) -> list[int]:
 
 
 def _sizes(pid: int) -> dict[str, int]:
-    """Read the memory lines of a process in bytes; nothing of one that has just ended."""
+    """Read a process's memory in bytes, pages that it shares with others by its part; nothing of one that has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return {}
     entries = (line.split() for line in lines if line.endswith(" kB"))

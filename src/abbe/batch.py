@@ -150,7 +150,7 @@ class Batch:
         earlier = self._row(item).get("path", "")
         if not self.outputs.overwrite and earlier not in ("", str(item.path.resolve())):
             raise AbbeError(
-                f"{item.path}: {self.outputs.folder} holds the results of {earlier} under the same name; choose another "
+                f"{item.path}: {self.outputs.folder} holds results of {earlier} under this name; choose another "
                 "folder with --out, or give both in one command, or replace them with --overwrite"
             )
 

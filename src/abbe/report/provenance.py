@@ -148,7 +148,7 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in listing.splitlines() if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _software() -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def randomised() -> Callable[..., nn.Module]:
+def randomised() -> Callable[..., Any]:
     """Draw weights, and statistics of batch norms as if they had seen data; evaluation mode."""
 
     def draw(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -45,6 +46,8 @@ def randomised() -> Callable[..., nn.Module]:
                 if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
                     shape = module.weight.shape
                     module.weight.copy_(0.5 + torch.rand(shape, generator=generator))
+                    assert module.running_mean is not None
+                    assert module.running_var is not None
                     module.running_mean.copy_(torch.randn(shape, generator=generator) * 0.3)
                     module.running_var.copy_(0.5 + torch.rand(shape, generator=generator))
         return network.eval()
@@ -53,7 +56,7 @@ def randomised() -> Callable[..., nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def tiny(randomised: Callable[..., nn.Module]) -> InstanceSegmentation:
+def tiny(randomised: Callable[..., Any]) -> InstanceSegmentation:
     """The smallest residual U-Net with random weights, in its objective."""
     method = InstanceSegmentation(randomised(build(VARIANTS["unet_residual_tiny"])))
     return method.eval()

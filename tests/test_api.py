@@ -138,7 +138,7 @@ def test_the_door_knows_its_names_and_no_other() -> None:
     assert set(abbe.__all__) <= set(dir(abbe))
     assert all(callable(getattr(abbe, name)) for name in abbe.__all__)
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
-        _ = abbe.segmnt  # type: ignore[attr-defined]
+        _ = abbe.segmnt
 
 
 def test_settings_are_the_fields_that_change_labels(bright: Model) -> None:

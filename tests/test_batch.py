@@ -44,8 +44,8 @@ def plate(tmp_path: Path, discs: Draw) -> Path:
     folder = tmp_path / "plate"
     folder.mkdir()
     for i in range(4):
-        options = {"resolution": (2e4, 4e4), "resolutionunit": "CENTIMETER"}
-        tifffile.imwrite(folder / f"well {i}.tif", discs(number=3 + i, seed=i)[0], **options)
+        image, _ = discs(number=3 + i, seed=i)
+        tifffile.imwrite(folder / f"well {i}.tif", image, resolution=(2e4, 4e4), resolutionunit="CENTIMETER")
     return folder
 
 
@@ -272,7 +272,12 @@ def test_a_second_run_skips_what_is_done(plate: Path, tmp_path: Path) -> None:
 def test_overwrite_does_all_again(plate: Path, tmp_path: Path) -> None:
     run(plate, tmp_path / "out")
     seen: list[Path] = []
-    result = run(plate, tmp_path / "out", lambda path: seen.append(path) or threshold(path), overwrite=True)
+
+    def watched(path: Path) -> Found:
+        seen.append(path)
+        return threshold(path)
+
+    result = run(plate, tmp_path / "out", watched, overwrite=True)
     assert len(seen) == 4
     assert result.skipped == 0
 
@@ -295,9 +300,7 @@ def test_a_run_on_another_folder_does_not_replace_results_of_equal_names(
     tifffile.imwrite(tmp_path / "second" / "well 1.tif", discs(seed=7)[0])
     result = run(tmp_path / "second", tmp_path / "out")
     ((_, reason),) = result.failures
-    assert (
-        f"holds the results of {plate / 'well 1.tif'} under the same name; choose another folder with --out" in reason
-    )
+    assert f"holds results of {plate / 'well 1.tif'} under this name; choose another folder with --out" in reason
     assert content(tmp_path / "out") == before
     assert not run(tmp_path / "second", tmp_path / "out", overwrite=True).failures
 

@@ -191,7 +191,7 @@ def test_odd_images_are_images(segment: Callable[..., Ran], tmp_path: Path, shor
     folder.mkdir()
     spoilt = np.random.default_rng(0).random((30, 40)).astype(np.float32)
     spoilt[3, 3], spoilt[4, 4] = np.nan, np.inf
-    images = {
+    images: dict[str, np.ndarray] = {
         "one": np.full((1, 1), 7, np.uint8),
         "line": np.arange(6000, dtype=np.uint16).reshape(3, 2000),
         "constant": np.full((40, 40), 9, np.uint16),
@@ -376,7 +376,7 @@ def test_train_evaluate_and_use(
 
 
 def test_mistakes_in_a_training(run: Callable[..., Ran], tiny_recipe: Path, annotated: Path, tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str, list[Any]] = {
         "no recipe named 'nucle'; did you mean 'nuclei'?": ["nucle"],
         "no setting named 'epoch'; did you mean 'epochs'?": [tiny_recipe, "--train.epoch", "3"],
         "expected a setting and its value": [tiny_recipe, "--train.epochs"],

@@ -168,7 +168,7 @@ def test_a_label_image_in_a_file_goes_with_the_result(
     image, expected = discs()
     result = bright.predict(image, plain)
     assert isinstance(result.labels, np.memmap)
-    folder = Path(result.labels.filename).parent
+    folder = Path(str(result.labels.filename)).parent
     assert np.array_equal(result.labels, expected)
     assert len(result.objects) == expected.max()
     del result
@@ -304,7 +304,7 @@ def test_loading_gives_the_same_model(bright: Model, bright_file: Path) -> None:
 
 
 def test_a_description_that_does_not_fit_its_tensors_is_told(bright_file: Path, tmp_path: Path) -> None:
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         r"does not fit InstanceSegmentation; missing: network\.down\.2": {"network": "unet_residual", "config": {}},
         "no network is called 'unet_residul'; did you mean 'unet_residual'": {"network": "unet_residul"},
         "no objective is called 'tracking'": {"objective": "tracking"},

@@ -47,7 +47,7 @@ def test_extremes_and_deviations() -> None:
 @pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore"])
 @pytest.mark.parametrize("joint", [True, False])
 def test_scale_and_offset_of_the_camera_do_not_matter(kind: str, joint: bool) -> None:
-    rule = Normalization(kind, joint=joint)  # type: ignore[arg-type]
+    rule = Normalization(kind, joint=joint)
     image = picture(dtype="float64")
     np.testing.assert_allclose(rule.normalize(37.5 * image + 1200), rule.normalize(image), atol=1e-4)
 
@@ -55,7 +55,7 @@ def test_scale_and_offset_of_the_camera_do_not_matter(kind: str, joint: bool) ->
 @pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore", "none"])
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_becomes_finite_and_constant(kind: str, value: int) -> None:
-    found = Normalization(kind).normalize(np.full((1, 9, 9), value, np.uint16))  # type: ignore[arg-type]
+    found = Normalization(kind).normalize(np.full((1, 9, 9), value, np.uint16))
     assert np.isfinite(found).all()
     assert (found == (value if kind == "none" else 0)).all()
 
@@ -68,7 +68,7 @@ def test_few_bright_pixels_on_black_keep_their_contrast() -> None:
 
 @pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore"])
 def test_nan_and_infinity_are_left_out_and_become_zero(kind: str) -> None:
-    rule = Normalization(kind)  # type: ignore[arg-type]
+    rule = Normalization(kind)
     image = picture((1, 30, 40), "float32")
     spoilt = image.copy()
     spoilt[0, :3, :3] = [np.nan, np.inf, -np.inf]
@@ -117,8 +117,8 @@ def test_a_large_image_is_sampled_evenly_and_always_alike(monkeypatch: pytest.Mo
         y0, y1, x0, x1 = box
         return image[:, y0:y1, x0:x1]
 
-    first = sample_pixels(region, image.shape)  # type: ignore[arg-type]
-    assert np.array_equal(sample_pixels(region, image.shape), first)  # type: ignore[arg-type]
+    first = sample_pixels(region, image.shape)
+    assert np.array_equal(sample_pixels(region, image.shape), first)
     assert reads[: len(reads) // 2] == reads[len(reads) // 2 :]
     assert first.shape == (2, 144 * 16 * 16)
     assert (min(read[0] for read in reads), max(read[1] for read in reads)) == (0, 400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from abbe.methods.backbones.unet_residual import VARIANTS, build
 from abbe.nn.fold import fold_batch_norm
 
 
-def test_the_residual_u_net_folds_wholly_and_stays_the_same(randomised: Callable[..., nn.Module]) -> None:
+def test_the_residual_u_net_folds_wholly_and_stays_the_same(randomised: Callable[..., Any]) -> None:
     network = randomised(build(VARIANTS["unet_residual_tiny"])).double()
     x = torch.randn(1, 3, 16, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -21,7 +22,7 @@ def test_the_residual_u_net_folds_wholly_and_stays_the_same(randomised: Callable
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_volumes_and_nested_parts_fold(randomised: Callable[..., nn.Module]) -> None:
+def test_volumes_and_nested_parts_fold(randomised: Callable[..., Any]) -> None:
     inner = nn.Sequential(nn.Conv3d(2, 3, 3), nn.BatchNorm3d(3), nn.ReLU())
     network = randomised(nn.ModuleDict({"part": nn.Sequential(inner, nn.Conv3d(3, 1, 1))})).double()
     x = torch.randn(1, 2, 4, 5, 6, dtype=torch.float64)

@@ -18,10 +18,9 @@ def grids(draw: st.DrawFn) -> tuple[Grid, int]:
     axes = []
     crops = draw(st.booleans())
     for _ in range(2):
-        multiple = draw(st.sampled_from([1, 2, 4, 16]))
-        remainder = draw(st.integers(0, multiple - 1)) if crops else 0
-        axes.append((draw(st.integers(0, 30)), multiple, remainder))
-    halo, multiple, remainder = zip(*axes)
+        stride = draw(st.sampled_from([1, 2, 4, 16]))
+        axes.append((draw(st.integers(0, 30)), stride, draw(st.integers(0, stride - 1)) if crops else 0))
+    halo, multiple, remainder = (tuple(values) for values in zip(*axes))
     shape = draw(st.integers(1, 150)), draw(st.integers(1, 150))
     margin = draw(st.sampled_from([0, 1, 2])) * max(multiple)
     tile = 2 * max(halo) + 2 * margin + 4 * max(multiple) + draw(st.integers(0, 60))

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_openvino_path_takes_any_batch_and_extents(tiny: InstanceSegmentation, e
 
 
 @needs_openvino
-def test_openvino_path_of_an_unpadded_network(randomised: Callable[..., nn.Module]) -> None:
+def test_openvino_path_of_an_unpadded_network(randomised: Callable[..., Any]) -> None:
     method = UNetSegmentation(randomised(UNet(UNetConfig(width=2, depth=1, dropout=0.0))))
     image = windows(1, (32, 28), 1)
     fast = Predictor(method, device="cpu", precision="float32", backend="openvino")
@@ -95,7 +96,7 @@ class Hungry(nn.Module):
 
 @pytest.mark.parametrize(("most", "told"), [(7, 0), (5, 1), (2, 2), (1, 2)])
 def test_short_memory_halves_the_batch_and_says_so(most: int, told: int, caplog: pytest.LogCaptureFixture) -> None:
-    predictor = Predictor(Hungry(most), device="cpu", backend="torch", precision="float32")  # type: ignore[arg-type]
+    predictor = Predictor(Hungry(most), device="cpu", backend="torch", precision="float32")
     x = windows(1, (4, 5), 7)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(predictor(x)["double"], 2 * x)
@@ -107,7 +108,7 @@ def test_short_memory_halves_the_batch_and_says_so(most: int, told: int, caplog:
 
 
 def test_memory_short_for_a_single_tile_is_one_sentence() -> None:
-    predictor = Predictor(Hungry(0), device="cpu", backend="torch", precision="float32")  # type: ignore[arg-type]
+    predictor = Predictor(Hungry(0), device="cpu", backend="torch", precision="float32")
     with pytest.raises(AbbeError, match="out of memory on cpu with a single tile; .*--tile"):
         predictor(windows(1, (4, 5), 3))
 
@@ -116,9 +117,9 @@ def test_unknown_choices_are_told() -> None:
     with pytest.raises(AbbeError, match="no device is called 'tpu'; choose auto, cpu, cuda or mps"):
         choose_device("tpu")
     with pytest.raises(AbbeError, match="no precision is called 'half'; choose auto, bfloat16, float32, exact"):
-        choose_precision("half", "cpu")  # type: ignore[arg-type]
+        choose_precision("half", "cpu")
     with pytest.raises(AbbeError, match="no backend is called 'onnx'; choose auto, torch, openvino"):
-        choose_backend("onnx", "cpu", "float32")  # type: ignore[arg-type]
+        choose_backend("onnx", "cpu", "float32")
 
 
 def test_a_device_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

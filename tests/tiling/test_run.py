@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from abbe.contract import Geometry
 from abbe.methods.backbones.unet import UNet, UNetConfig
@@ -83,7 +83,7 @@ def test_residual_u_net_with_smoothing(
 @example((3, 2000), 120, 2)
 @settings(deadline=None, max_examples=20)
 def test_unpadded_u_net_sees_a_mirrored_margin(
-    randomised: Callable[..., nn.Module], shape: tuple[int, int], tile: int, batch: int
+    randomised: Callable[..., Any], shape: tuple[int, int], tile: int, batch: int
 ) -> None:
     network = randomised(UNet(UNetConfig(width=2, depth=2, dropout=0.0)))
     predict = forward(lambda x: {"logits": network(x)})
@@ -93,7 +93,7 @@ def test_unpadded_u_net_sees_a_mirrored_margin(
 @given(SHAPES, st.integers(64, 110))
 @settings(deadline=None, max_examples=15)
 def test_padded_u_net_whose_halo_is_no_multiple(
-    randomised: Callable[..., nn.Module], shape: tuple[int, int], tile: int
+    randomised: Callable[..., Any], shape: tuple[int, int], tile: int
 ) -> None:
     network = randomised(UNet(UNetConfig(width=2, depth=2, dropout=0.0, padding="same")))
     assert network.geometry.halo[0] % network.geometry.multiple[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_other_extents_are_refused() -> None:
 
 
 def test_the_sum_of_two_convolutions_is_the_convolution_of_the_concatenation(
-    randomised: Callable[..., nn.Module],
+    randomised: Callable[..., Any],
 ) -> None:
     """Joined the way of 2015: the coarse features upsampled, concatenated, then a 1x1 convolution."""
     fuse = randomised(Fuse(3, 5)).double()

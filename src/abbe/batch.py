@@ -139,7 +139,7 @@ class Batch:
             row = self._write(item, find(item.path), key)
         except AbbeError as error:
             return self._fail(item, str(error), result)
-        except (OSError, MemoryError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever one file does, the others are done
             logger.debug("%s failed", item.path, exc_info=True)
             return self._fail(item, f"{item.path}: {type(error).__name__}: {error}", result)
         warned = f" ({row['warnings']})" if row["warnings"] else ""

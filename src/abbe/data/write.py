@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PixelSize = Mapping[str, float] | Sequence[float] | None
 """µm, by axis ("z", "y", "x") or along each spatial axis in order; None or empty when unknown."""
 
+PNG_LEVEL = 2
+"""Of zlib: a fifth of the default's time for hardly more bytes."""
 _TILE = 512
 _CLASSIC_LIMIT = 2**31  # bytes before compression; a classic TIFF ends at 4 GiB
 _REASONS = {
@@ -111,7 +113,7 @@ def write_png(path: str | Path, rgb: np.ndarray, overwrite: bool = True) -> Path
     if rgb.dtype != np.uint8 or rgb.ndim < 2 or rgb.shape[2:] not in ((), (3,)):
         raise ValueError(f"{path}: {rgb.dtype} array of shape {rgb.shape}; a picture is uint8, (Y, X, 3) or (Y, X)")
     with atomic(path, overwrite) as temporary:
-        PIL.Image.fromarray(rgb).save(temporary, format="PNG")
+        PIL.Image.fromarray(rgb).save(temporary, format="PNG", compress_level=PNG_LEVEL)
     return Path(path)
 
 

@@ -136,14 +136,16 @@ class Batch:
             return f"{item.path}: done already"
         try:
             self._spare_others(item)
-            row = self._write(item, find(item.path), key)
+            found = find(item.path)
+            row = self._write(item, found, key)
         except AbbeError as error:
             return self._fail(item, str(error), result)
         except Exception as error:  # whatever one file does, the others are done
             logger.debug("%s failed", item.path, exc_info=True)
             return self._fail(item, f"{item.path}: {type(error).__name__}: {error}", result)
         warned = f" ({row['warnings']})" if row["warnings"] else ""
-        return f"{item.path}: {row['count']} objects in {row['seconds']:.1f} s{warned}"
+        took = "" if math.isnan(found.seconds) else f" in {found.seconds:.1f} s"
+        return f"{item.path}: {row['count']} objects{took}{warned}"
 
     def _spare_others(self, item: Input) -> None:
         """Refuse to write over what an earlier run found in a file of the same name in another folder."""

@@ -322,7 +322,8 @@ def close(result: Any) -> int:
     if done:
         total = int(result.images["count"].sum())
         skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
-        print_line(f"{total} objects in {done} images{skipped}: {result.folder / 'report.html'}")
+        images = f"{done} image{'s' * (done != 1)}"
+        print_line(f"{total} objects in {images}{skipped}: {result.folder / 'report.html'}")
     if result.failures:
         err.print(f"{len(result.failures)} failed:", highlight=False)
         for _, reason in result.failures:

@@ -28,8 +28,8 @@ from abbe.ops.labels import typical_diameter
 
 # Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
 STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, -0.154, 0.951]])
-DAB = np.array([0.268, 0.570, 0.776])  # the brown of immunostained tissue
-DAB_STRENGTH = (1.0, 4.0)
+LIGHT = 0.3
+"""How far below zero an optical density may fall: no stain makes a pixel much brighter than the lamp."""
 MAX_MAGNIFICATION = 4.0
 
 
@@ -71,8 +71,6 @@ class AugmentConfig:
     """Chance that the stains of a colour image become stronger or weaker."""
     stain_strength: float = 0.2
     """Largest relative change of a stain, and a quarter of it as the largest shift, in optical density."""
-    dab_probability: float = 0.0
-    """Chance, among crops whose stains are changed, that eosin becomes the brown of DAB, as in immunostained tissue."""
     curve_probability: float = 0.2
     """Chance of a random smooth monotone grey-value curve."""
     gamma_probability: float = 0.3
@@ -361,12 +359,9 @@ def _jitter_stains(image: np.ndarray, config: AugmentConfig, generator: np.rando
     factors = 1 + generator.uniform(-strength, strength, 3)
     shifts = generator.uniform(-strength, strength, 3) / 4
     density = -np.log(np.maximum(image, np.float32(1 / 255))).reshape(3, -1)
-    stains = STAINS.copy()
-    if generator.random() < config.dab_probability:
-        stains[1] = DAB * _log_uniform(DAB_STRENGTH, generator)
-    mixing = (stains.T * factors) @ np.linalg.inv(STAINS.T)
+    mixing = (STAINS.T * factors) @ np.linalg.inv(STAINS.T)
     density = mixing.astype(np.float32) @ density + (STAINS.T @ shifts).astype(np.float32)[:, None]
-    return np.exp(-density).reshape(image.shape)
+    return np.exp(-np.maximum(density, -LIGHT)).reshape(image.shape)
 
 
 def _pseudo_colour(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 IN_MEMORY = 2**26
 """Pixels of a label image up to which it is held in memory; a larger one lies in a temporary file."""
-TILE = {"cpu": 1600, "cuda": 2048, "mps": 1024}
+TILE = {"cpu": 1536, "cuda": 2048, "mps": 1024}
 BATCH = {"cpu": 1, "cuda": 4, "mps": 1}
 
 

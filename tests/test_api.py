@@ -19,7 +19,6 @@ from abbe.errors import AbbeError
 from abbe.methods.backbones.unet_residual import UNetResidual
 from abbe.model import Model
 from abbe.settings import SegmentSettings
-from abbe.weights.records import find_model
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 CPU = {"device": "cpu", "precision": "exact"}
@@ -44,8 +43,6 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_bundled_model_loads() -> None:
-    if not find_model("nuclei").exists():
-        pytest.skip("nuclei.safetensors has not been made yet")
     assert abbe.load().name == "nuclei"
 
 

@@ -98,12 +98,6 @@ class DataConfig:
     """Folders with annotated images."""
     weights: list[float] = field(default_factory=list)
     """How often samples come from each folder, relative to the others; empty: by the number of images."""
-    train_split: str = "train"
-    """Name of the subfolder, or of the split in the index, to train on."""
-    validation_split: str = "val"
-    """The split that chooses the best checkpoint."""
-    test_split: str = "test"
-    """The split that is measured once, at the end."""
     validation_fraction: float = 0.15
     """Part of the images to set aside for validation where the data has no such split."""
     sources: list[str] = field(default_factory=list)

@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
     verbs.choices["quality"].add_argument("--every-path", action="store_true", help="all ways through the network")
     verbs.choices["speed"].add_argument("--peers-python", type=Path, help="interpreter that has stardist and cellpose")
     verbs.choices["speed"].add_argument("--peers", nargs="*", default=["stardist", "cellpose", "cellpose-float32"])
-    verbs.choices["backends"].add_argument("--tile", type=int, default=TILE["cpu"], help="pixels")
+    verbs.choices["backends"].add_argument("--tile", type=int, default=TILE[2, "cpu"], help="pixels")
     return parser.parse_args()
 
 

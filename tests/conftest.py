@@ -13,6 +13,7 @@ import tifffile
 import torch
 from scipy import ndimage
 from torch import nn
+from torch.nn import functional as F
 
 from abbe.methods.backbones.unet_residual import VARIANTS, UNetResidual, build
 from abbe.methods.segmentation.instances import InstancesConfig, InstanceSegmentation
@@ -57,9 +58,12 @@ def randomised() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def tiny(randomised: Callable[..., Any]) -> InstanceSegmentation:
-    """The smallest residual U-Net with random weights, in its objective."""
-    method = InstanceSegmentation(randomised(build(VARIANTS["unet_residual_tiny"])))
-    return method.eval()
+    """The smallest residual U-Net with random weights, in its objective; half of an image is foreground."""
+    network = randomised(build(VARIANTS["unet_residual_tiny"]))
+    picture = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        network.head.bias[0] -= network(F.avg_pool2d(picture, 5, 1, 2))[:, 0].median()
+    return InstanceSegmentation(network).eval()
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +76,7 @@ def bright_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network="unet_residual_tiny",
         config=dataclasses.asdict(config),
         objective="instances",
-        options=dataclasses.asdict(InstancesConfig()),
+        options=dataclasses.asdict(InstancesConfig(prominence=0.6)),  # a bright neck between two discs is no valley
         normalization={"kind": "percentile", "low": 1.0, "high": 99.8, "joint": True},
         diameter=(8.0, 40.0),
         licence="CC0",
@@ -93,24 +97,19 @@ def plain() -> SegmentSettings:
 
 
 def bright_network(network: UNetResidual) -> UNetResidual:
-    """Set weights by hand: the image goes through the first level unchanged, all else is zero.
+    """Set weights by hand: one channel carries the mean of the image's at full resolution, all else is zero.
 
-    Four channels carry the four pixels that were folded together; the head makes 20 (x - 0.5) of them for the
-    foreground and 24 (x - 0.83) for the depth, so that only what is brighter still is a seed.
+    The head makes 20 (x - 0.5) of it for the foreground and 24 (x - 0.83) for the depth.
     """
-    pixels = range(4)
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.zeros_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for pixel in pixels:
-            network.stem[0].weight[pixel, pixel::4, 1, 1] = 1 / network.in_channels
-            network.up[0].skip.weight[pixel, pixel] = 1
-            network.head.weight[pixel, pixel] = 20
-            network.head.weight[4 + pixel, pixel] = 24
-        network.head.bias[:4], network.head.bias[4:] = -10, -20
+        network.detail.weight[0, :, 1, 1] = 1 / network.in_channels
+        network.head.weight[:, 0] = torch.tensor([20.0, 24.0]).view(2, 1, 1)
+        network.head.bias[:] = torch.tensor([-10.0, -20.0])
     return network.eval()
 
 
@@ -183,7 +182,7 @@ diameter = [4.0, 60.0]
 licence = "CC0"
 
 [options]
-seed = 0.55
+prominence = 0.2
 
 [data]
 in_channels = 1

@@ -88,6 +88,16 @@ def test_many_files_are_what_single_images_are(bright_file: Path, discs: Draw, t
         pd.testing.assert_frame_equal(together, alone.objects.drop(columns="image"), check_dtype=False)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "label"), [("uint32", 2**31), ("uint64", 2**63 + 5), ("int64", 2**32 + 1), ("int16", -1)]
+)
+def test_labels_that_int32_does_not_hold_are_refused_not_wrapped(dtype: str, label: int) -> None:
+    labels = np.zeros((9, 9), dtype)
+    labels[2:5, 2:5] = label
+    with pytest.raises(AbbeError, match=rf"labels from .*{abs(label)}.*; expected 0 for background and numbers up to"):
+        abbe.measure(labels)
+
+
 def test_measure_is_the_table_of_segment(bright: Model, discs: Draw, tmp_path: Path) -> None:
     image, labels = discs()
     expected = abbe.segment(image, bright, **CPU).objects

@@ -17,8 +17,10 @@ from scipy import ndimage
 
 from abbe import batch as batch_module
 from abbe.batch import Batch, BatchResult, Found, Outputs
+from abbe.data.image import Image
 from abbe.data.inputs import find_images
 from abbe.data.read import read
+from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 from abbe.report.measure import measure_labels
 
@@ -49,7 +51,7 @@ def plate(tmp_path: Path, discs: Draw) -> Path:
     return folder
 
 
-def threshold(path: Path) -> Found:
+def threshold(path: Path, work: Path) -> Found:
     plane = read(path).planar()
     labels, _ = ndimage.label(plane.region(0, plane.height, 0, plane.width)[0] > 500)
     labels = labels.astype(np.int32)
@@ -59,7 +61,7 @@ def threshold(path: Path) -> Found:
 def run(
     inputs: Path,
     out: Path,
-    find: Callable[[Path], Found] = threshold,
+    find: Callable[[Path, Path], Found] = threshold,
     *,
     overwrite: bool = False,
     lines: list[str] | None = None,
@@ -109,11 +111,38 @@ def test_labels_take_the_smallest_type_and_never_wrap(tmp_path: Path, side: int,
     image = read(labels.astype(np.float32)).planar()
     np.save(tmp_path / "a.npy", labels)
     table = measure_labels(labels, image)
-    run(tmp_path / "a.npy", tmp_path / "out", lambda path: Found(image, labels, table))
+    run(tmp_path / "a.npy", tmp_path / "out", lambda path, work: Found(image, labels, table))
     written = tifffile.imread(tmp_path / "out" / "a_labels.tif")
     assert written.dtype == dtype
     assert np.array_equal(written, labels)
     assert pd.read_csv(tmp_path / "out" / "images.csv")["count"].item() == side**2
+
+
+@pytest.mark.parametrize(("format", "names"), [("auto", "zt"), ("tiff", "tt"), ("zarr", "zz")])
+def test_labels_are_of_the_kind_of_their_image_or_of_the_one_asked_for(
+    tmp_path: Path, discs: Draw, format: Any, names: str
+) -> None:
+    image, truth = discs()
+    write_image_zarr(tmp_path / "in" / "a.ome.zarr", Image(image, "YX", {"y": 0.5, "x": 0.5}))
+    tifffile.imwrite(tmp_path / "in" / "b.tif", image)
+    for chosen in (format, {"tiff": "zarr"}.get(format, "tiff"), format):
+        batch = Batch(Outputs(tmp_path / "out", overwrite=True, format=chosen), {}, "Discs")
+        result = batch.run(find_images([tmp_path / "in"]), threshold, lambda _: None)
+    assert not result.failures
+    endings = {"z": "_labels.ome.zarr", "t": "_labels.tif"}
+    written = [f"{stem}{endings[kind]}" for stem, kind in zip("ab", names)]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*_labels*")) == written
+    for name in written:
+        assert np.array_equal(read(tmp_path / "out" / name).data[...], truth)
+    assert find_images([tmp_path / "in"])[0].path == tmp_path / "in" / "a.ome.zarr"
+
+
+def test_a_zarr_that_was_done_is_skipped_until_it_changes(tmp_path: Path, discs: Draw) -> None:
+    for seed in (0, 1):
+        write_image_zarr(tmp_path / "in" / "a.ome.zarr", Image(discs(seed=seed)[0], "YX"))
+        for skipped in (0, 1):
+            result = run(tmp_path / "in", tmp_path / "out")
+            assert (len(result.images), result.skipped, result.failures) == (1, skipped, [])
 
 
 def test_equal_stems_of_two_folders_are_apart(tmp_path: Path, discs: Draw) -> None:
@@ -124,7 +153,9 @@ def test_equal_stems_of_two_folders_are_apart(tmp_path: Path, discs: Draw) -> No
             tifffile.imwrite(path, discs(seed=i, number=3 + i)[0])
         else:
             batch_module.write_png(path, (discs(seed=i, number=3 + i, dtype="uint8")[0]))
-    result = run(tmp_path / "in", tmp_path / "out", lambda path: threshold(tmp_path / "in" / "one" / "a.tif"))
+    result = run(
+        tmp_path / "in", tmp_path / "out", lambda path, work: threshold(tmp_path / "in" / "one" / "a.tif", work)
+    )
     names = {"one/a", "two/a_png", "two/a_tif"}
     assert set(result.images["image"]) == names
     assert {f"{name}_labels.tif" for name in names} <= visible(tmp_path / "out")
@@ -154,8 +185,8 @@ def test_images_without_objects_leave_a_table_with_columns(tmp_path: Path) -> No
 
 
 def test_given_masks_are_not_written_again(plate: Path, tmp_path: Path) -> None:
-    def given(path: Path) -> Found:
-        found = threshold(path)
+    def given(path: Path, work: Path) -> Found:
+        found = threshold(path, work)
         return Found(found.image, found.labels, found.objects, write_labels=False)
 
     run(plate, tmp_path / "out", given)
@@ -172,10 +203,10 @@ def test_given_masks_are_not_written_again(plate: Path, tmp_path: Path) -> None:
 def test_a_bad_image_does_not_stop_the_others(
     plate: Path, tmp_path: Path, error: Exception, short_report: list[dict[str, Any]]
 ) -> None:
-    def find(path: Path) -> Found:
+    def find(path: Path, work: Path) -> Found:
         if path.stem == "well 1":
             raise error
-        return threshold(path)
+        return threshold(path, work)
 
     lines: list[str] = []
     result = run(plate, tmp_path / "out", find, lines=lines)
@@ -190,7 +221,7 @@ def test_a_bad_image_does_not_stop_the_others(
 
 
 def test_a_folder_of_nothing_but_failures_has_no_tables(plate: Path, tmp_path: Path) -> None:
-    def find(path: Path) -> Found:
+    def find(path: Path, work: Path) -> Found:
         raise AbbeError(f"{path.name}: is odd")
 
     result = run(plate, tmp_path / "out", find)
@@ -247,7 +278,7 @@ def test_a_place_that_cannot_be_used_is_told_before_work_begins(plate: Path, tmp
     (tmp_path / "file").touch()
     for out, words in ((tmp_path / "file", "a file; --out takes a folder"), (tmp_path / "file" / "x", "--out")):
         with pytest.raises(AbbeError, match=words) as told:
-            run(plate, out, lambda path: pytest.fail("work began"))
+            run(plate, out, lambda path, work: pytest.fail("work began"))
         assert str(told.value).startswith(f"{out}: ")
 
 
@@ -264,18 +295,29 @@ def test_a_folder_without_permission_is_told(plate: Path, tmp_path: Path) -> Non
 def test_a_second_run_skips_what_is_done(plate: Path, tmp_path: Path) -> None:
     run(plate, tmp_path / "out")
     before = content(tmp_path / "out")
-    result = run(plate, tmp_path / "out", lambda path: pytest.fail("done already"))
+    result = run(plate, tmp_path / "out", lambda path, work: pytest.fail("done already"))
     assert result.skipped == len(result.images) == 4
     assert content(tmp_path / "out") == before
+
+
+def test_images_that_are_added_join_the_tables(plate: Path, tmp_path: Path, discs: Draw) -> None:
+    run(plate, tmp_path / "out")
+    before = content(tmp_path / "out")
+    (tmp_path / "more").mkdir()
+    tifffile.imwrite(tmp_path / "more" / "well 7.tif", discs(number=2, seed=7)[0])
+    result = run(tmp_path / "more", tmp_path / "out")
+    assert sorted(result.images["image"]) == [*(f"well {i}" for i in range(4)), "well 7"]
+    objects = pd.read_csv(tmp_path / "out" / "objects.csv")
+    assert len(objects) == result.images["count"].sum() == sum(pd.DataFrame(before["images.csv"])["count"]) + 2
 
 
 def test_overwrite_does_all_again(plate: Path, tmp_path: Path) -> None:
     run(plate, tmp_path / "out")
     seen: list[Path] = []
 
-    def watched(path: Path) -> Found:
+    def watched(path: Path, work: Path) -> Found:
         seen.append(path)
-        return threshold(path)
+        return threshold(path, work)
 
     result = run(plate, tmp_path / "out", watched, overwrite=True)
     assert len(seen) == 4
@@ -313,13 +355,13 @@ def test_results_of_other_settings_are_not_mixed_in(plate: Path, tmp_path: Path)
     assert run(plate, tmp_path / "out", level=700).skipped == 4
 
 
-def stopping_at(number: int) -> Callable[[Path], Found]:
+def stopping_at(number: int) -> Callable[[Path, Path], Found]:
     """Press Ctrl-C while an image is in hand."""
 
-    def find(path: Path) -> Found:
+    def find(path: Path, work: Path) -> Found:
         if path.stem == f"well {number}":
             raise KeyboardInterrupt
-        return threshold(path)
+        return threshold(path, work)
 
     return find
 
@@ -357,3 +399,20 @@ def test_the_record_says_how_it_was_done(plate: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "out" / "provenance.json").read_text(encoding="utf-8"))
     assert "500" in json.dumps(record)
     assert "well 3.tif" in json.dumps(record)
+
+
+def test_damaged_and_lying_files_are_listed_each_with_its_sentence(plate: Path, tmp_path: Path) -> None:
+    whole = (plate / "well 0.tif").read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        data = bytearray(whole)
+        data[4:60] = rng.bytes(56)
+        (plate / f"overwritten {number}.tif").write_bytes(data)
+        (plate / f"cut {number}.tif").write_bytes(whole[: int(rng.integers(1, len(whole)))])
+    result = run(plate, tmp_path / "out")
+    assert sorted(result.images["image"]) == [f"well {i}" for i in range(4)]
+    assert len(result.failures) == 24
+    for path, sentence in result.failures:
+        assert sentence.startswith((path, Path(path).name))
+        assert len(sentence.splitlines()) == 1
+        assert "Error:" not in sentence

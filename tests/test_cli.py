@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,8 +15,10 @@ import tifffile
 
 from abbe import batch as batch_module
 from abbe import cli
+from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png
+from abbe.data.write_zarr import write_image_zarr
 from abbe.model import Model
 from abbe.weights.file import read_model, save_model
 
@@ -88,6 +91,30 @@ def test_a_folder_of_images_becomes_masks_tables_and_a_report(
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "<script src" not in page
+
+
+def test_zarrs_of_folders_and_addresses_become_zarrs_and_are_measured_again(
+    run: Callable[..., Ran],
+    segment: Callable[..., Ran],
+    discs: Draw,
+    same_objects: Callable[..., bool],
+    tmp_path: Path,
+    short_report: None,
+) -> None:
+    image, truth = discs()
+    folder = write_image_zarr(tmp_path / "plate" / "a.ome.zarr", Image(image, "YX", {"y": 0.5, "x": 0.5}))
+    address = f"memory://{tmp_path.name}/b.ome.zarr"
+    fsspec.filesystem("memory").put(str(folder), address, recursive=True)
+    assert segment(folder.parent, address).code == 0
+    assert segment(folder.parent, address).err.count("done already") == 2
+    for name in ("a", "b"):
+        assert same_objects(read(tmp_path / "out" / f"{name}_labels.ome.zarr").data[...], truth)
+    measured = run("measure", folder, "--labels", tmp_path / "out", "--out", tmp_path / "measured")
+    assert measured.code == 0
+    assert pd.read_csv(tmp_path / "measured" / "images.csv")["count"].item() == truth.max()
+    assert segment(folder, "--format", "tiff", out=tmp_path / "tiff").code == 0
+    assert same_objects(tifffile.imread(tmp_path / "tiff" / "a_labels.tif"), truth)
+    assert "OME-Zarr 0.5" in run("info", address).out
 
 
 def test_the_default_path_finds_the_same(

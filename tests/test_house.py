@@ -24,7 +24,22 @@ PACKAGE = Path(__file__).parents[1] / "src" / "abbe"
 
 ROOMS = (
     *("errors", "settings", "contract", "ops", "nn", "metrics", "data", "tiling", "weights", "train", "methods"),
-    *("report", "batch", "size", "model", "evaluation", "learn", "cards", "checkup", "demo", "api", "cli"),
+    *(
+        "report",
+        "batch",
+        "segmentation",
+        "job",
+        "cluster",
+        "size",
+        "model",
+        "evaluation",
+        "learn",
+        "cards",
+        "checkup",
+        "demo",
+        "api",
+        "cli",
+    ),
 )
 """A file may import from its own room and from earlier ones."""
 TOPICS = (

@@ -43,7 +43,7 @@ def test_a_training_leaves_a_model_that_describes_itself(trained: tuple[Path, li
     description = read_description(run / "model.safetensors")
     assert (description.name, description.network, description.objective) == ("toy", "unet_residual_tiny", "instances")
     assert description.config["in_channels"] == 1
-    assert description.options["seed"] == 0.55
+    assert description.options["prominence"] == 0.2
     assert description.normalization["kind"] == "minmax"
     assert description.diameter == (4.0, 60.0)
     assert description.licence == "CC0"
@@ -75,6 +75,25 @@ def test_training_can_start_from_a_model_and_refuses_one_that_does_not_fit(
         train_recipe(recipe, [annotated], changes, out=tmp_path / "other")
 
 
+@pytest.mark.parametrize("weights", ["[1, 2, 3]", "[1]", "[1, -1]", "[0, 0]"])
+def test_weights_that_do_not_fit_the_folders_are_told(
+    recipe: Path, annotated: Path, tmp_path: Path, weights: str
+) -> None:
+    with pytest.raises(
+        AbbeError, match=r"recipe toy: data\.weights is \[.*\] for 2 folders; expected one number for each"
+    ):
+        train_recipe(recipe, [annotated, annotated], {"data.weights": weights}, out=tmp_path / "run")
+
+
+def test_weights_of_a_recipe_are_of_its_own_folders(recipe: Path, annotated: Path, tmp_path: Path) -> None:
+    path = tmp_path / "weighted.toml"
+    path.write_text(
+        recipe.read_text(encoding="utf-8").replace("[data]", "[data]\nweights = [1.0, 2.0]"), encoding="utf-8"
+    )
+    changes = {"train.steps": "1", "train.learning_rate": "0"}
+    assert train_recipe(path, [annotated], changes, out=tmp_path / "run").model.exists()
+
+
 def test_a_single_image_trains_without_validation(recipe: Path, discs: Draw, tmp_path: Path) -> None:
     image, labels = discs(dtype="uint8")
     tifffile.imwrite(tmp_path / "a.tif", image)
@@ -90,7 +109,7 @@ def test_mistakes_are_told_before_training_begins(recipe: Path, annotated: Path,
         "no such folder; --data takes a folder": ([tmp_path / "missing"], {}),
         "no pairs of image and labels": ([tmp_path / "empty"], {}),
         "no setting named 'epoch'; did you mean 'epochs'": ([annotated], {"train.epoch": "3"}),
-        "no setting named 'sed'; did you mean 'seed'": ([annotated], {"options.sed": "0.5"}),
+        "no setting named 'prominance'; did you mean 'prominence'": ([annotated], {"options.prominance": "0.5"}),
         "no objective is called 'instance'": ([annotated], {"objective": "instance"}),
         "no network is called 'unet_residual_tini'; did you mean": ([annotated], {"method": "unet_residual_tini"}),
     }
@@ -125,7 +144,7 @@ def test_splits_of_the_folder_are_kept_and_otherwise_stable(recipe: Path, annota
 
 def test_a_description_is_complete_before_training(recipe: Path) -> None:
     description = describe(load_recipe(recipe))
-    assert set(description.config) == {"in_channels", "out_channels", "widths", "blocks"}
+    assert set(description.config) == {"in_channels", "out_channels", "widths", "blocks", "detail"}
     assert description.config["out_channels"] == 2
     assert set(description.normalization) == {"kind", "low", "high", "joint"}
 

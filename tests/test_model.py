@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from abbe import model as model_module
+from abbe import segmentation as segmentation_module
 from abbe.data.read import read
+from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.methods.segmentation.instances import InstanceSegmentation
-from abbe.model import Canvas, Model, load_model, open_plane
+from abbe.model import Model, load_model
+from abbe.segmentation import Canvas
 from abbe.settings import ImageSettings, SegmentSettings
 from abbe.tiling.merge import Finished
 from abbe.weights.file import Description, read_model, save_model
@@ -152,7 +155,7 @@ def test_five_axes_need_a_choice(bright: Model, plain: SegmentSettings, discs: D
 def test_objects_at_the_border_can_be_dropped(
     bright: Model, plain: SegmentSettings, discs: Draw, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "IN_MEMORY", memory)  # the second time labels lie in a file
+    monkeypatch.setattr(segmentation_module, "IN_MEMORY", memory)  # the second time labels lie in a file
     image, labels = discs((90, 90), 14, 5)
     cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     assert len(cut) > 1
@@ -164,7 +167,7 @@ def test_objects_at_the_border_can_be_dropped(
 def test_a_label_image_in_a_file_goes_with_the_result(
     bright: Model, plain: SegmentSettings, discs: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(segmentation_module, "IN_MEMORY", 100)
     image, expected = discs()
     result = bright.predict(image, plain)
     assert isinstance(result.labels, np.memmap)
@@ -188,7 +191,7 @@ def test_a_diameter_brings_objects_into_the_range_that_the_model_knows(
 ) -> None:
     image, expected = discs((150, 140), 3, 1, radius=20.0)
     result = bright.predict(image, dataclasses.replace(plain, diameter=diameter))
-    assert result.scale == scale
+    assert result.scale == (scale, scale)
     assert result.labels.max() == expected.max()
     assert ((result.labels > 0) != (expected > 0)).mean() < 0.02
     with pytest.raises(AbbeError, match="a diameter of -3 px; expected more than 0"):
@@ -200,10 +203,10 @@ def test_a_model_of_a_physical_size_scales_by_it(
 ) -> None:
     image, expected = discs((150, 140), 3, 1, radius=20.0)
     model = Model(bright.method, dataclasses.replace(bright.description, pixel_size=(0.5, 0.5)))
-    with pytest.raises(AbbeError, match=r"pixel size unknown, but model 'bright' works at 0\.5 µm.*--pixel-size"):
+    with pytest.raises(AbbeError, match=r"pixel size unknown, but .* works at 0\.5 x 0\.5 µm.*--pixel-size"):
         model.predict(image, plain)
     result = model.predict(image, dataclasses.replace(plain, pixel_size=0.25))
-    assert result.scale == 0.5
+    assert result.scale == (0.5, 0.5)
     assert result.labels.max() == expected.max()
     assert result.objects["area_um2"].sum() == pytest.approx((result.labels > 0).sum() / 16)
 
@@ -215,14 +218,14 @@ def test_a_large_factor_between_image_and_network_leaves_no_seam(
     model = Model(bright.method, dataclasses.replace(bright.description, pixel_size=(0.5, 0.5)))
     coarse = dataclasses.replace(plain, pixel_size=6.0)
     tiled, whole = (model.predict(image, dataclasses.replace(coarse, tile=tile)) for tile in (160, 1536))
-    assert tiled.scale == 12
+    assert tiled.scale == (12, 12)
     assert tiled.labels.max() == expected.max() > 1
     assert same_objects(tiled.labels, whole.labels)
 
 
 def test_a_pixel_size_that_is_none_is_refused() -> None:
     with pytest.raises(AbbeError, match="a pixel size of 0 µm; expected more than 0"):
-        open_plane(np.zeros((4, 4), np.uint8), ImageSettings(pixel_size=0))
+        select(np.zeros((4, 4), np.uint8), ImageSettings(pixel_size=0))
 
 
 def test_progress_rises_to_one(bright: Model, discs: Draw) -> None:
@@ -305,11 +308,11 @@ def test_loading_gives_the_same_model(bright: Model, bright_file: Path) -> None:
 
 def test_a_description_that_does_not_fit_its_tensors_is_told(bright_file: Path, tmp_path: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
-        r"does not fit InstanceSegmentation; missing: network\.down\.2": {"network": "unet_residual", "config": {}},
+        r"does not fit InstanceSegmentation; missing: network\.down\.1": {"network": "unet_residual", "config": {}},
         "no network is called 'unet_residul'; did you mean 'unet_residual'": {"network": "unet_residul"},
         "no objective is called 'tracking'": {"objective": "tracking"},
         "no setting named 'wdths'; did you mean 'widths'": {"config": {"wdths": [8]}},
-        "no setting named 'seeds'; did you mean 'seed'": {"options": {"seeds": 1}},
+        "no setting named 'prominance'; did you mean 'prominence'": {"options": {"prominance": 1}},
     }
     for words, changes in cases.items():
         with pytest.raises(AbbeError, match=words):
@@ -338,7 +341,7 @@ def test_the_networks_of_the_papers_segment_too(network: str, discs: Draw, plain
 def test_dropping_the_border_leaves_the_inner_objects(height: int, width: int, seed: int) -> None:
     labels, _ = ndimage.label(np.random.default_rng(seed).random((height, width)) > 0.6)
     canvas = Canvas((height, width))
-    canvas.add(Finished(0, 0, labels.astype(np.int32)))
+    canvas.add(Finished(((0, height), (0, width)), labels.astype(np.int32)))
     canvas.drop_border()
     edge = np.ones((height, width), bool)
     edge[1:-1, 1:-1] = False

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from abbe.batch import Batch, BatchResult, Found, Outputs
+from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
+from abbe.cluster import Cluster
 from abbe.data.image import Image, describe
-from abbe.data.inputs import find_images
+from abbe.data.inputs import Input, find_images
 from abbe.data.read import read
+from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
-from abbe.model import Model, Segmentation, extents, load_model, open_plane
+from abbe.model import Model, load_model
 from abbe.report.measure import measure_labels
+from abbe.segmentation import Segmentation
 from abbe.settings import ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
 from abbe.weights.file import read_model
@@ -125,13 +129,14 @@ def segment_files(
     command: Sequence[str] = ("abbe.segment_files",),
     tell: Tell = logger.info,
     progress: Callable[[float], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> BatchResult:
     """Segment and measure many images into a folder of masks, tables, overlays and a report.
 
     Parameters
     ----------
     inputs
-        Files, folders, patterns.
+        Files, folders, patterns, addresses of OME-Zarr.
     outputs
         Where to write, and what beside the masks.
     model
@@ -144,6 +149,8 @@ def segment_files(
         Gets a line for every image.
     progress
         Gets the finished part of the image in hand, 0 to 1.
+    cluster
+        Other processes to do the work: small images one by one, large ones tile by tile.
 
     Raises
     ------
@@ -157,10 +164,30 @@ def segment_files(
     title = f"{loaded.name.capitalize()} in {_images(len(found))}"
     batch = Batch(outputs, loaded.identity(settings), title, command, loaded.record(), device)
 
-    def find(path: Path) -> Found:
-        return loaded.predict(path, settings, progress=progress).found()
+    def find(path: Path | str, work: Path) -> Found:
+        fill = cluster.fill if cluster else None
+        return loaded.predict(path, settings, progress=progress, work=work, fill=fill).found()
 
-    return batch.run(found, find, tell)
+    def elsewhere(batch: Batch, items: Sequence[Input]) -> Iterator[Outcome]:
+        assert cluster is not None
+        large = {item for item in items if _is_large(item.path, loaded, settings)}
+        yield from cluster.map(_segment_one, (batch, loaded, settings), [item for item in items if item not in large])
+        yield from (batch.do(item, find) for item in items if item in large)
+
+    return batch.run(found, find, tell, elsewhere if cluster else None)
+
+
+def _is_large(path: Path | str, model: Model, settings: SegmentSettings) -> bool:
+    """Tell whether an image has more pixels than one tile; one that cannot be opened has none."""
+    try:
+        return math.prod(select(path, settings, model.dimensions).extents) > math.prod(model.tile(settings))
+    except AbbeError:
+        return False
+
+
+def _segment_one(batch: Batch, model: Model, settings: SegmentSettings, item: Input) -> Outcome:
+    """Do one image on a worker."""
+    return batch.do(item, lambda path, work: model.predict(path, settings, work=work).found())
 
 
 def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
@@ -175,7 +202,7 @@ def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
     **settings
         Fields of :class:`~abbe.settings.ImageSettings`, which say how to read the image.
     """
-    plane = None if image is None else open_plane(image, build_config(ImageSettings, settings, "measure"))
+    plane = None if image is None else select(image, build_config(ImageSettings, settings, "measure"))
     return measure_labels(_read_mask(labels, plane), plane)
 
 
@@ -191,15 +218,17 @@ def measure_files(
     """Measure many images with the masks of a folder: ``<stem>_labels.tif``, ``<stem>_mask.png`` or ``<stem>.tif``."""
     settings = settings or ImageSettings()
     found = find_images(inputs)
-    masks = {item.path: _find_mask(labels, item.relative) for item in found}
+    places = {item.path: item.relative for item in found}
+    masks = {path: _find_mask(labels, place) for path, place in places.items()}
     identity = {"labels": str(labels), **dataclasses.asdict(settings)}
     batch = Batch(outputs, identity, f"Objects in {_images(len(found))}", command)
 
-    def find(path: Path) -> Found:
+    def find(path: Path | str, work: Path) -> Found:
         mask = masks[path]
         if mask is None:
-            raise AbbeError(f"{path}: no mask in {labels}; expected {path.stem}_labels.tif or {path.stem}_mask.png")
-        plane = open_plane(path, settings)
+            stem = places[path].name
+            raise AbbeError(f"{path}: no mask in {labels}; expected {stem}_labels.tif or {stem}_mask.png")
+        plane = select(path, settings)
         array = _read_mask(mask, plane)
         return Found(plane, array, measure_labels(array, plane), write_labels=False)
 
@@ -244,15 +273,14 @@ def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str
 
 
 def _plan(image: Image, model: Model, settings: SegmentSettings) -> str:
-    plane = open_plane(image, settings)
-    model.reader(plane)
-    predictor = model.predictor(settings)
-    scale = model.scale(plane, predictor, settings)
-    tiles = len(model.grid(extents(plane), predictor, scale, settings.tile))
-    seen = "at its own size" if scale == 1 else f"scaled by {scale:.2f}"
+    plane = select(image, settings, model.dimensions)
+    job = model.job(plane, settings)
+    predictor, tiles = job.predictor, len(job.tiles)
+    factors = dict.fromkeys(f"{factor:.2f}" for factor in job.scale)
+    seen = "at its own size" if job.seen == job.shape else f"scaled by {' x '.join(factors)}"
     channels = "colour" if plane.rgb else f"{plane.n_channels} channel{'s' * (plane.n_channels > 1)}"
     return (
-        f"model {model.name!r} takes {channels}, {plane.height} x {plane.width} px {seen}, in {tiles} "
+        f"model {model.name!r} takes {channels}, {' x '.join(map(str, plane.extents))} px {seen}, in {tiles} "
         f"tile{'s' * (tiles > 1)} on {predictor.device} in {predictor.precision} ({predictor.backend})"
     )
 
@@ -265,9 +293,15 @@ def _read_mask(labels: Any, plane: Image | None) -> np.ndarray:
         raise AbbeError(
             f"{mask.name}: {flat.n_channels} channels of {flat.dtype}, but a mask is one channel of whole numbers"
         )
-    if plane is not None and extents(flat) != extents(plane):
-        raise AbbeError(f"{mask.name}: {extents(flat)} pixels, but {plane.name} has {extents(plane)}")
-    return flat.region(0, flat.height, 0, flat.width)[0].astype(np.int32)
+    if plane is not None and flat.extents != plane.extents:
+        raise AbbeError(f"{mask.name}: {flat.extents} pixels, but {plane.name} has {plane.extents}")
+    pixels = flat.region(0, flat.height, 0, flat.width)[0]
+    if not 0 <= int(pixels.min()) <= int(pixels.max()) <= np.iinfo(np.int32).max:
+        raise AbbeError(
+            f"{mask.name}: labels from {pixels.min()} to {pixels.max()}; expected 0 for background and numbers up to "
+            f"{np.iinfo(np.int32).max}, number them anew"
+        )
+    return pixels.astype(np.int32)
 
 
 def _find_mask(folder: Path, relative: Path) -> Path | None:
@@ -275,6 +309,7 @@ def _find_mask(folder: Path, relative: Path) -> Path | None:
     endings = (
         "_labels.tif",
         "_labels.tiff",
+        "_labels.ome.zarr",
         "_labels.png",
         "_mask.tif",
         "_mask.png",

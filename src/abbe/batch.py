@@ -1,7 +1,7 @@
 """One verb on many images: nothing is lost by a bad file, Ctrl-C or a second run.
 
 Each finished image leaves its files and, in the hidden folder ``.abbe``, its rows; the tables and the report are made
-of those rows at the end, also when the end comes early. A second run takes what is there and does the rest.
+of all rows in the folder at the end, also when the end comes early. A second run takes what is there and does the rest.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from abbe.data.image import Image
 from abbe.data.inputs import Input
+from abbe.data.ome_zarr import MARKS
 from abbe.data.rois import write_geojson, write_imagej_rois
 from abbe.data.write import write_labels, write_png, write_table, write_text
+from abbe.data.write_zarr import write_labels_zarr
 from abbe.errors import AbbeError
 from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
@@ -48,6 +52,12 @@ class Outputs:
     """Also write outlines, as ImageJ ROI zip and as GeoJSON for QuPath."""
     overwrite: bool = False
     """Do again what is done already."""
+    format: Literal["auto", "tiff", "zarr"] = "auto"
+    """Of the label masks: OME-TIFF or OME-Zarr; auto: OME-Zarr where the image is a Zarr."""
+
+    def zarr(self, image: Image) -> bool:
+        """Tell whether the labels of an image are to be an OME-Zarr."""
+        return "Zarr" in image.format if self.format == "auto" else self.format == "zarr"
 
 
 @dataclass
@@ -82,6 +92,25 @@ class Found:
     """False where the labels were given, not found."""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How it went with one image."""
+
+    line: str
+    """For people."""
+    skipped: bool = False
+    """An earlier run had finished it."""
+    failure: tuple[str, str] | None = None
+    """Name and reason, if it could not be done."""
+
+
+Find = Callable[[Path | str, Path], Found]
+"""``find(path, work)`` does one image; ``work`` is a folder for what is unfinished, which a later run finds as it was
+if this one is killed, and which goes when the image is done."""
+Elsewhere = Callable[["Batch", Sequence[Input]], Iterator[Outcome]]
+"""Has other processes call :meth:`Batch.do`."""
+
+
 @dataclass
 class Batch:
     """A run over many images into one folder.
@@ -109,8 +138,21 @@ class Batch:
     model: dict[str, Any] | None = None
     device: str = "cpu"
 
-    def run(self, inputs: Sequence[Input], find: Callable[[Path], Found], tell: Callable[[str], None]) -> BatchResult:
-        """Do every input that is not done; ``tell`` gets a line for each.
+    def run(
+        self, inputs: Sequence[Input], find: Find, tell: Callable[[str], None], elsewhere: Elsewhere | None = None
+    ) -> BatchResult:
+        """Do every input that is not done.
+
+        Parameters
+        ----------
+        inputs
+            The images.
+        find
+            Does one of them.
+        tell
+            Gets a line for each.
+        elsewhere
+            Has them done by others, in place of ``find``.
 
         Raises
         ------
@@ -120,52 +162,58 @@ class Batch:
         started = datetime.now(UTC)
         self._open()
         result = BatchResult(self.outputs.folder, pd.DataFrame())
+        outcomes = elsewhere(self, inputs) if elsewhere else (self.do(item, find) for item in inputs)
         try:
-            for number, item in enumerate(inputs, 1):
-                tell(f"[{number}/{len(inputs)}] {self._do(item, find, result)}")
+            for number, outcome in enumerate(outcomes, 1):
+                tell(f"[{number}/{len(inputs)}] {outcome.line}")
+                result.skipped += outcome.skipped
+                result.failures += [outcome.failure] if outcome.failure else []
         except KeyboardInterrupt:
             result.interrupted = True
         result.images = self._finish(inputs, result, started)
         return result
 
-    def _do(self, item: Input, find: Callable[[Path], Found], result: BatchResult) -> str:
-        """Do one image and say how it went."""
+    def do(self, item: Input, find: Find) -> Outcome:
+        """Do one image, if it is not done; whatever happens to it, the others can be done."""
         key = self._key(item)
-        if not self.outputs.overwrite and key and self._row(item).get("fingerprint") == key:
-            result.skipped += 1
-            return f"{item.path}: done already"
+        if not self.outputs.overwrite and key and self._entry(item.relative).get("fingerprint") == key:
+            return Outcome(f"{item.path}: done already", skipped=True)
         try:
             self._spare_others(item)
-            found = find(item.path)
+            work = self._workplace(item)
+            found = find(item.path, work)
             row = self._write(item, found, key)
+            shutil.rmtree(work, ignore_errors=True)
         except AbbeError as error:
-            return self._fail(item, str(error), result)
-        except Exception as error:  # whatever one file does, the others are done
+            return _failed(item, str(error))
+        except Exception as error:
             logger.debug("%s failed", item.path, exc_info=True)
-            return self._fail(item, f"{item.path}: {type(error).__name__}: {error}", result)
+            return _failed(item, f"{item.path}: {type(error).__name__}: {error}")
         warned = f" ({row['warnings']})" if row["warnings"] else ""
         took = "" if math.isnan(found.seconds) else f" in {found.seconds:.1f} s"
-        return f"{item.path}: {row['count']} objects{took}{warned}"
+        return Outcome(f"{item.path}: {row['count']} objects{took}{warned}")
+
+    def _workplace(self, item: Input) -> Path:
+        """Make the folder for what is unfinished of an image."""
+        folder = self.outputs.folder / LEDGER / "work" / item.relative
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _spare_others(self, item: Input) -> None:
         """Refuse to write over what an earlier run found in a file of the same name in another folder."""
-        earlier = self._row(item).get("path", "")
-        if not self.outputs.overwrite and earlier not in ("", str(item.path.resolve())):
+        earlier = self._entry(item.relative).get("path", "")
+        if not self.outputs.overwrite and earlier not in ("", _whole(item.path)):
             raise AbbeError(
                 f"{item.path}: {self.outputs.folder} holds results of {earlier} under this name; choose another "
                 "folder with --out, or give both in one command, or replace them with --overwrite"
             )
-
-    def _fail(self, item: Input, reason: str, result: BatchResult) -> str:
-        result.failures.append((str(item.path), reason))
-        return f"failed: {reason}"
 
     def _write(self, item: Input, found: Found, key: str) -> dict[str, Any]:
         """Write the files of one image; its row in the ledger comes last, and makes it done."""
         base = self.outputs.folder / item.relative
         size = pixel_size_yx(found.image)
         if found.write_labels:
-            write_labels(_beside(base, "_labels.tif"), found.labels, pixel_size=size)
+            self._write_labels(base, found, size)
         surveyed = survey(found.image)
         write_png(_beside(base, "_overlay.png"), overlay_of(found.image, found.labels, limits=surveyed.limits))
         if self.outputs.rois:
@@ -174,10 +222,20 @@ class Batch:
         warnings = [*found.image.warnings, *warnings_for(surveyed, found.objects, pixel_size=size)]
         name = item.relative.as_posix()
         row = image_row(name, found.objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
-        write_table(self._ledger(item, ".csv"), found.objects.assign(image=name))
-        entry = {"path": str(item.path.resolve()), "fingerprint": key, "row": row}
-        write_text(self._ledger(item, ".json"), json.dumps(entry, default=float))
+        write_table(self._ledger(item.relative, ".csv"), found.objects.assign(image=name))
+        entry = {"path": _whole(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
+        write_text(self._ledger(item.relative, ".json"), json.dumps(entry, default=float))
         return row
+
+    def _write_labels(self, base: Path, found: Found, size: Any) -> None:
+        """Write the labels, and remove those that a run with another format left."""
+        tiff, zarr = _beside(base, "_labels.tif"), _beside(base, "_labels.ome.zarr")
+        if self.outputs.zarr(found.image):
+            write_labels_zarr(zarr, found.labels, pixel_size=size)
+            tiff.unlink(missing_ok=True)
+        else:
+            write_labels(tiff, found.labels, pixel_size=size)
+            shutil.rmtree(zarr, ignore_errors=True)
 
     def _open(self) -> None:
         """Make the folder, and see that its results are of the same settings."""
@@ -198,14 +256,14 @@ class Batch:
         write_text(record, settings)
 
     def _finish(self, inputs: Sequence[Input], result: BatchResult, started: datetime) -> pd.DataFrame:
-        """Make the tables and the report of all that is done."""
-        done = [item for item in inputs if self._row(item).get("fingerprint") == self._key(item)]
-        images = pd.DataFrame([self._row(item)["row"] for item in done])
+        """Make the tables and the report of all that is done, by this run or by one before it."""
+        rows = self._rows(inputs)
+        images = pd.DataFrame(list(rows.values()))
         folder = self.outputs.folder
-        if not done:
+        if not rows:
             return images
         write_table(folder / "images.csv", images)
-        objects = self._join_objects(done)
+        objects = self._join_objects(list(rows))
         record = provenance(
             self.command,
             model=self.model,
@@ -228,10 +286,23 @@ class Batch:
         )
         return images
 
-    def _join_objects(self, done: Sequence[Input]) -> pd.DataFrame:
+    def _rows(self, inputs: Sequence[Input]) -> dict[Path, dict[str, Any]]:
+        """Collect what the ledger says of every image that is done, by name."""
+        ledger = self.outputs.folder / LEDGER / "rows"
+        earlier = [path.relative_to(ledger).with_suffix("") for path in ledger.rglob("*.json")]
+        given = {item.relative: item for item in inputs}
+        rows = {}
+        for name in sorted({*given, *earlier}):
+            entry, item = self._entry(name), given.get(name)
+            stale = item and entry.get("path") == _whole(item.path) and entry["fingerprint"] != self._key(item)
+            if entry.get("settings") == self._settings_key() and not stale:
+                rows[name] = entry["row"]
+        return rows
+
+    def _join_objects(self, names: Sequence[Path]) -> pd.DataFrame:
         """Write objects.csv from the rows of all images, and give them back."""
         options: dict[str, Any] = {"dtype": {"image": str}, "keep_default_na": False, "na_values": [""]}  # NA is a name
-        tables = [pd.read_csv(self._ledger(item, ".csv"), **options) for item in done]
+        tables = [pd.read_csv(self._ledger(name, ".csv"), **options) for name in names]
         filled = [table for table in tables if len(table)] or tables[:1]
         objects = pd.concat(filled, ignore_index=True)
         intensities = [name for name in objects.columns if name not in COLUMNS]
@@ -248,25 +319,43 @@ class Batch:
                 items.append(GalleryItem(choice.name, path, choice.kind, choice.reason, link))
         return items
 
-    def _ledger(self, item: Input, suffix: str) -> Path:
-        return _beside(self.outputs.folder / LEDGER / "rows" / item.relative, suffix)
+    def _ledger(self, name: Path, suffix: str) -> Path:
+        return _beside(self.outputs.folder / LEDGER / "rows" / name, suffix)
 
     def _key(self, item: Input) -> str:
         """Tell an image, as it is now and under these settings, from all others; an array has no key."""
-        path = item.path
-        if not path.exists():
+        if isinstance(item.path, Path) and not item.path.exists():
             return ""
-        state = path.stat()
-        settings = json.dumps(self.settings, sort_keys=True, default=str)
-        return hashlib.sha256(f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}|{settings}".encode()).hexdigest()
+        states = "|".join(f"{state.st_size}|{state.st_mtime_ns}" for state in _states(item.path))
+        identity = f"{_whole(item.path)}|{states}|{self._settings_key()}"
+        return hashlib.sha256(identity.encode()).hexdigest()
 
-    def _row(self, item: Input) -> dict[str, Any]:
-        """What the ledger says of an image; empty if it is not done."""
-        path = self._ledger(item, ".json")
+    def _settings_key(self) -> str:
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _entry(self, name: Path) -> dict[str, Any]:
+        """Read what the ledger says of an image; empty if it is not done."""
+        path = self._ledger(name, ".json")
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+
+
+def _failed(item: Input, reason: str) -> Outcome:
+    return Outcome(f"failed: {reason}", failure=(str(item.path), reason))
+
+
+def _whole(path: Path | str) -> str:
+    return str(path.resolve()) if isinstance(path, Path) else path
+
+
+def _states(path: Path | str) -> list[os.stat_result]:
+    """What tells a file from its changed self: of a Zarr also its metadata, of an address nothing."""
+    if isinstance(path, str):
+        return []
+    marks = [path / mark for mark in MARKS] if path.is_dir() else []
+    return [place.stat() for place in (path, *marks) if place.exists()]
 
 
 def _beside(base: Path, ending: str) -> Path:

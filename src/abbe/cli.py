@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -39,35 +40,51 @@ def segment(
     out: Path = Path("abbe-results"),
     settings: Annotated[SegmentSettings | None, Flat] = None,
     rois: bool = False,
+    format: Literal["auto", "tiff", "zarr"] = "auto",
     overwrite: bool = False,
+    workers: int | None = None,
+    cluster: str | None = None,
 ) -> int:
     """Find, count and measure objects: masks, objects.csv, images.csv, overlays and report.html.
 
     Parameters
     ----------
     images
-        Files, folders (with all below them) or patterns.
+        Files, folders (with all below them), patterns, or addresses of OME-Zarr (https://..., s3://...).
     model
         Name of a bundled model, a model file, or the folder of a training.
     out
         Folder for the results; it mirrors the folders of the images.
     rois
         Also write outlines: ImageJ ROI zips, and GeoJSON for QuPath.
+    format
+        Of the label masks: OME-TIFF, or OME-Zarr with a pyramid; auto is OME-Zarr where the image is a Zarr.
     overwrite
         Do again what an earlier run into the same folder has finished.
+    workers
+        Processes to work in at once, on this machine.
+    cluster
+        Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.
     """
     from abbe.api import segment_files
     from abbe.batch import Outputs
 
-    with Display() as display:
+    with Display() as display, ExitStack() as stack:
+        others = None
+        if workers is not None or cluster is not None:
+            from abbe.cluster import Cluster
+
+            others = stack.enter_context(Cluster(workers, cluster))
+            display.tell(f"{others.size} workers; watch them at {others.dashboard}")
         result = segment_files(
             images,
-            Outputs(out, rois, overwrite),
+            Outputs(out, rois, overwrite, format),
             model,
             settings,
             command=["abbe", *sys.argv[1:]],
             tell=display.tell,
             progress=display.progress,
+            cluster=others,
         )
     return close(result)
 
@@ -114,6 +131,8 @@ def train(
     out: Path | None = None,
     from_scratch: bool = False,
     resume: bool = False,
+    devices: int | None = None,
+    nodes: int | None = None,
 ) -> int:
     """Train a model on annotated images; any setting of the recipe can be changed: --train.epochs 20.
 
@@ -133,21 +152,27 @@ def train(
         Begin with random weights, whatever the recipe starts from.
     resume
         Go on with the run in the run folder.
+    devices
+        Devices of each machine to train on together; they share each batch.
+    nodes
+        Machines to train on together, each started by torchrun, Slurm or the like.
     """
     from abbe.api import train as run
 
+    shared = {"train.devices": devices, "train.nodes": nodes}
     trained = run(
         recipe,
         data or (),
-        overrides=pair_up(overrides),
+        overrides=pair_up(overrides) | {key: value for key, value in shared.items() if value is not None},
         out=out,
         from_scratch=from_scratch,
         resume=resume,
         tell=Display().tell,
     )
-    print_line(f"model: {trained.model}")
-    print_line(f"curves and log: {trained.run}")
-    print_line(f"use it: abbe segment IMAGES --model {trained.run}")
+    if trained.fit.leads:
+        print_line(f"model: {trained.model}")
+        print_line(f"curves and log: {trained.run}")
+        print_line(f"use it: abbe segment IMAGES --model {trained.run}")
     return 0
 
 
@@ -191,13 +216,13 @@ def evaluate(
 
 
 @app.command
-def info(file: Path, /, *, model: str = "nuclei", settings: Annotated[SegmentSettings | None, Flat] = None) -> int:
+def info(file: str, /, *, model: str = "nuclei", settings: Annotated[SegmentSettings | None, Flat] = None) -> int:
     """Say what an image file is (axes, type, pixel size, channels) and what Abbe would do with it.
 
     Parameters
     ----------
     file
-        The image.
+        The image: a file, or a folder or address of an OME-Zarr.
     model
         Model to plan for.
     """
@@ -274,13 +299,16 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
     """
     from abbe.api import segment_files
     from abbe.batch import Outputs
-    from abbe.demo import write_images
+    from abbe.demo import DIAMETER, write_images
 
     images = write_images(out / "images")
     with Display() as display:
         command = ["abbe", *sys.argv[1:]]
         outputs = Outputs(out, overwrite=overwrite)
-        result = segment_files(images, outputs, command=command, tell=display.tell, progress=display.progress)
+        sizes = SegmentSettings(diameter=DIAMETER)
+        result = segment_files(
+            images, outputs, settings=sizes, command=command, tell=display.tell, progress=display.progress
+        )
     return close(result)
 
 

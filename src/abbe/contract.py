@@ -63,7 +63,11 @@ class Method(Protocol):
         """Turn one annotated :class:`~abbe.data.sample.Sample` into the tensors of the loss, without a batch axis."""
 
     def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Compute named losses of a batch; ``"loss"`` is the one to descend, the others are logged."""
+        """Compute named losses of a batch, the same names every time; ``"loss"`` is descended, the others are logged.
+
+        Each is a mean over samples, or divided by a count that went through :func:`abbe.ops.totals.batch_total`; then
+        processes that share a batch have its loss between them.
+        """
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute named maps on the network's grid, (B, C, ...)."""

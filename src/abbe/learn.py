@@ -25,6 +25,7 @@ from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
 from abbe.train.fit import FitResult, fit
+from abbe.train.processes import Processes
 from abbe.train.recipe import Recipe, dump_recipe, load_recipe
 from abbe.train.settings import build_config
 from abbe.weights.file import Description, save_model
@@ -38,7 +39,7 @@ class Trained:
     """What a training gives."""
 
     model: Path
-    """The model file."""
+    """The model file, which the leading process has written."""
     run: Path
     """The run folder: curves, log, checkpoints, resolved recipe."""
     fit: FitResult
@@ -81,7 +82,7 @@ def train_recipe(
     resume
         Go on with the run that is in ``out``.
     tell
-        Gets a line for everything worth knowing before the training begins.
+        Gets a line for everything worth knowing before the training begins, in the process that leads.
 
     Raises
     ------
@@ -89,9 +90,12 @@ def train_recipe(
         When recipe or data are unusable; the sentence says what and where.
     """
     recipe = load_recipe(name, overrides)
+    if not Processes(recipe.train).leads:
+        tell = logger.debug
     if data:
         recipe.data.paths = [str(path) for path in data]
-        recipe.data.weights = recipe.data.weights if len(recipe.data.weights) == len(data) else []
+        theirs = len(recipe.data.weights) == len(data) or "data.weights" in (overrides or {})
+        recipe.data.weights = recipe.data.weights if theirs else []  # those of the recipe's own folders
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
@@ -115,9 +119,11 @@ def train_recipe(
         validate=score if validation else None,
         resume=resume,
     )
-    if validation:
-        description.metrics = {"validation": {key: round(value, 4) for key, value in score(method).items()}}
-    path = save_model(run / "model.safetensors", method.state_dict(), description)
+    path = run / "model.safetensors"
+    if result.leads:
+        if validation:
+            description.metrics = {"validation": {key: round(value, 4) for key, value in score(method).items()}}
+        save_model(path, method.state_dict(), description)
     return Trained(path, run, result)
 
 
@@ -125,7 +131,17 @@ def find_sources(recipe: Recipe) -> list[Source]:
     """Find the images of each folder, and the split that they come in or else a stable one by name."""
     if not recipe.data.paths:
         raise AbbeError(f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER")
+    _check_weights(recipe)
     return [_find_source(Path(path), recipe) for path in recipe.data.paths]
+
+
+def _check_weights(recipe: Recipe) -> None:
+    weights, folders = recipe.data.weights, len(recipe.data.paths)
+    if weights and (len(weights) != folders or min(weights) < 0 or max(weights) == 0):
+        raise AbbeError(
+            f"recipe {recipe.name}: data.weights is {weights} for {folders} folder{'s' * (folders > 1)}; expected one "
+            "number for each, none below 0 and one above, or an empty list for equal shares"
+        )
 
 
 def _find_source(folder: Path, recipe: Recipe) -> Source:

@@ -2,24 +2,28 @@
 
 A network is sure of what it finds where objects have sizes that it knows from training, and unsure where they are too
 large or too small. So the scale at which it is most certain tells the size. One look at the image as it is settles most
-images: objects that are small, if found, are enlarged, for touching ones are told apart by more pixels. Only where that
-look is unsure do others follow.
+images; only where that look is unsure do others follow. Objects are then brought into the range of diameters at which
+the network measured best: touching ones are told apart by more pixels, coarse ones seen as wholes by fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from abbe.tiling.grid import Box
+from abbe.contract import KnowsItsSize
+from abbe.job import Job
+from abbe.ops.boxes import Box, corner, extents, moved
+from abbe.ops.labels import typical_diameter
 from abbe.tiling.run import Region
 
 SURE = 0.8
-"""Certainty from which the image is taken as it is: above 0.85 for objects of known size on validation images, below
+"""Certainty from which one look is enough: above 0.85 for objects of known size on validation images, below
 0.75 for the same images enlarged until their objects are too large."""
-GAIN = 0.03
+GAIN = 0.1
 """How much more certain another scale has to be."""
 SCALES = (0.5, 0.25, 0.125, 2.0)
 LARGEST = 3.0
@@ -35,27 +39,45 @@ class Look:
     certainty: float
     """0 to 1; 0 without objects."""
     diameter: float
-    """Of a circle with the objects' area, mean weighted by area, in pixels of the look."""
+    """Of a circle with the objects' area, mean weighted by area, in pixels of the look; NaN without objects."""
 
 
 def find_scale(look: Callable[[float], Look], known: tuple[float, float]) -> float:
     """Choose the factor that brings the objects' diameters into the known range; 1 where that is not needed."""
-    native = look(1.0)
-    if native.certainty >= SURE:
-        return min(max(known[0] / native.diameter, 1.0), LARGEST)
-    looks = {scale: look(scale) for scale in SCALES}
-    scale, best = max(looks.items(), key=lambda item: item[1].certainty)
-    if best.certainty < native.certainty + GAIN:
+    scale, best = 1.0, look(1.0)
+    if best.certainty < SURE:
+        looks = {other: look(other) for other in SCALES}
+        other, surest = max(looks.items(), key=lambda item: item[1].certainty)
+        if surest.certainty >= best.certainty + GAIN:
+            scale, best = other, surest
+    if not best.diameter > 0:  # nothing was found
         return 1.0
     diameter = best.diameter / scale
     return min(float(np.clip(diameter, *known)) / diameter, LARGEST)
 
 
-def busiest_window(region: Region, shape: tuple[int, int], side: int) -> Box:
-    """Choose among the centre and four places around it the window of most contrast."""
-    height, width = (min(side, extent) for extent in shape)
-    room = (shape[0] - height, shape[1] - width)
+def look(job: Job, scale: float) -> Look:
+    """Segment a part of a job's image at a scale."""
+    window = busiest_window(job.read, job.shape, round(WINDOW / scale))
+    scales = (scale,) * len(window)
+    part = dataclasses.replace(job, read=offset(job.read, corner(window)), shape=extents(window), scale=scales)
+    maps = part.maps()
+    decoded = part.method.decode(maps)
+    assert isinstance(part.method, KnowsItsSize)
+    return Look(part.method.certainty(maps, decoded), typical_diameter(decoded["labels"]))
+
+
+def busiest_window(region: Region, shape: Sequence[int], side: int) -> Box:
+    """Choose among the centre and four places around it the window of most contrast, halfway in a stack."""
+    sides = [min(side, extent) for extent in shape]
+    room = [extent - side for extent, side in zip(shape, sides, strict=True)]
     places = [(0.5, 0.5), (0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)]
-    corners = dict.fromkeys((int(room[0] * y), int(room[1] * x)) for y, x in places)
-    boxes = [(y, y + height, x, x + width) for y, x in corners]
-    return boxes[0] if len(boxes) == 1 else max(boxes, key=lambda box: float(region(*box).std()))
+    halfway = (0.5,) * (len(sides) - 2)
+    corners = dict.fromkeys(tuple(int(r * p) for r, p in zip(room, (*halfway, *place))) for place in places)
+    boxes = [moved([(0, side) for side in sides], first) for first in corners]
+    return boxes[0] if len(boxes) == 1 else max(boxes, key=lambda box: float(region(box).std()))
+
+
+def offset(region: Region, first: Sequence[int]) -> Region:
+    """Read a part of an image as if it began at its own corner."""
+    return lambda box: region(moved(box, first))

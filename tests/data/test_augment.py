@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from abbe.data.augment import (
+    DAB,
     STAINS,
     AugmentConfig,
-    _mirror,
-    _span,
-    _Warp,
     augment,
     change_intensity,
-    upsample,
 )
 from abbe.data.sample import Sample
+from abbe.data.warp import Warp, mirror, span, upsample
 
 NOTHING = AugmentConfig(
     flips=False,
@@ -87,12 +85,12 @@ def test_mirror_is_numpys_reflection_and_its_span_contains_it(seed: int, count: 
     before = seed % 40
     place = np.arange(-before, extent + count)
     expected = np.pad(np.arange(extent), (before, count), mode="reflect" if extent > 1 else "edge")
-    folded = _mirror(place, extent)
+    folded = mirror(place, extent)
     np.testing.assert_array_equal(folded, expected)
     part = place[seed % place.size :]
-    low, high = _span(part, 0.0, extent)
-    assert 0 <= low <= _mirror(part, extent).min()
-    assert _mirror(part, extent).max() < high <= extent
+    low, high = span(part, 0.0, extent)
+    assert 0 <= low <= mirror(part, extent).min()
+    assert mirror(part, extent).max() < high <= extent
 
 
 def test_a_crop_larger_than_the_image_is_mirrored() -> None:
@@ -117,7 +115,7 @@ def test_warp_equals_scipy(seed: int, channels: int) -> None:
     matrix = generator.normal(size=(2, 2))
     matrix *= 0.8 / np.sqrt(abs(np.linalg.det(matrix)))
     displacement = upsample(generator.normal(0, 3, (2, 3, 3)), (20, 31))
-    warp = _Warp((20, 31), matrix, np.array([18.0, 25.0]), displacement, False)
+    warp = Warp((20, 31), matrix, np.array([18.0, 25.0]), displacement, False)
     for channel, result in zip(image, warp.linear(image)):
         expected = ndimage.map_coordinates(channel, warp.places, order=1, mode="mirror")
         np.testing.assert_allclose(result, expected, atol=2e-4)
@@ -127,7 +125,7 @@ def test_warp_equals_scipy(seed: int, channels: int) -> None:
 
 def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     checkerboard = (np.indices((80, 80)).sum(0) % 2).astype(np.float32)[None]
-    warp = _Warp((30, 30), 2 * np.eye(2), np.array([39.5, 39.5]), None, False)
+    warp = Warp((30, 30), 2 * np.eye(2), np.array([39.5, 39.5]), None, False)
     np.testing.assert_allclose(warp.linear(checkerboard), 0.5, atol=1e-4)
 
 
@@ -267,6 +265,15 @@ def test_colour_steps_know_grey_from_colour() -> None:
     # A line in colour space: every channel is a straight function of the grey value.
     for channel in coloured:
         assert abs(np.corrcoef(channel.ravel(), grey[0].ravel())[0, 1]) == pytest.approx(1, abs=1e-4)
+
+
+def test_eosin_becomes_brown_and_haematoxylin_stays() -> None:
+    concentration = np.random.default_rng(0).random((3, 400)) * [[0.6], [0.4], [0.0]]
+    image = np.exp(-(STAINS.T @ concentration)).astype(np.float32).reshape(3, 20, 20)
+    config = one_step(dab_probability=1.0, dab_strength=(2.0, 2.0))
+    changed = change_intensity(image, config, np.random.default_rng(3))
+    expected = np.outer(STAINS[0], concentration[0]) + 2 * np.outer(DAB, concentration[1])
+    np.testing.assert_allclose(-np.log(changed.reshape(3, -1)), expected, atol=1e-5)
 
 
 def test_stain_jitter_moves_along_the_stains() -> None:

@@ -28,7 +28,7 @@ def at(tmp_path, monkeypatch):
 
 
 def places(*inputs: str | Path) -> dict[str, str]:
-    return {found.path.as_posix(): found.relative.as_posix() for found in find_images(inputs)}
+    return {Path(found.path).as_posix(): found.relative.as_posix() for found in find_images(inputs)}
 
 
 def test_a_file_gives_its_stem(at):
@@ -129,6 +129,44 @@ def test_nothing_found_says_what_was_looked_for(at, given, words):
     at("empty/notes.txt", "full/a.tif")
     with pytest.raises(AbbeError, match=words):
         find_images(["full", given])
+
+
+def test_a_zarr_is_one_image_and_its_inside_none(at):
+    at(
+        "p/a.ome.zarr/0/c/0/0.png",
+        "p/a.ome.zarr/zarr.json",
+        "p/b/.zgroup",
+        "p/b/0/.zarray",
+        "p/c.tif",
+        "p/.d.zarr/.zgroup",
+    )
+    assert places("p") == {"p/a.ome.zarr": "a", "p/b": "b", "p/c.tif": "c"}
+    assert places("p/*") == places("p")
+    assert places("p/a.ome.zarr") == {"p/a.ome.zarr": "a"}
+    assert places("p/a.ome.zarr/") == {"p/a.ome.zarr": "a"}
+    at("p/a_labels.ome.zarr/zarr.json")
+    assert len(places("p")) == 4
+    at("p/images.csv", "p/provenance.json")
+    assert len(places("p")) == 3
+
+
+def test_the_fields_of_a_plate_are_a_pattern(at):
+    at(*(f"p.zarr/{well}/{field}/.zattrs" for well in ("A/1", "B/2") for field in ("0", "1")), "p.zarr/.zattrs")
+    expected = {f"p.zarr/{place}": place for place in ("A/1/0", "A/1/1", "B/2/0", "B/2/1")}
+    assert places("p.zarr/*/*/*") == expected
+
+
+def test_addresses_are_passed_on(at):
+    at("a.tif")
+    found = find_images(
+        ["s3://bucket/deep/b.ome.zarr/", "a.tif", "https://host/p.zarr/A/1/0?x=1", "s3://bucket/deep/b.ome.zarr/"]
+    )
+    assert {str(item.path): item.relative.as_posix() for item in found} == {
+        "a.tif": "a",
+        "s3://bucket/deep/b.ome.zarr/": "b",
+        "https://host/p.zarr/A/1/0?x=1": "p.zarr/A/1/0",
+    }
+    assert places(Path("a.tif").absolute().as_uri()) == {Path("a.tif").absolute().as_posix(): "a"}
 
 
 def test_no_input_at_all():

@@ -111,6 +111,14 @@ def test_stacks_and_narrow_images_keep_their_axes(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "b.tif", (1, 30), "x").labels.shape == (1, 30)
 
 
+@pytest.mark.parametrize("value", [1e30, np.inf, np.nan, 0.5])
+def test_floats_that_no_whole_number_holds_are_no_labels(value: float) -> None:
+    with pytest.raises(
+        AbbeError, match=r"a: labels that are not labels: float64 with fractions, NaN or numbers beyond"
+    ):
+        interpret_labels(np.array([[0.0, value]]), False, "a")
+
+
 def test_errors_name_both_files_and_shapes(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "m.tif", three_squares())
     with pytest.raises(AbbeError, match=r"m.tif: labels of 20 × 30 pixels, but a.tif has 20 × 31"):

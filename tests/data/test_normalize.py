@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from abbe.data import normalize
 from abbe.data.normalize import Normalization, sample_pixels
+from abbe.ops.boxes import Box, slices
 
 DTYPES = ["bool", "uint8", "int16", "uint16", "int32", "uint32", "float16", "float32", "float64"]
 
@@ -101,7 +102,7 @@ def test_a_volume_is_normalised_as_a_whole() -> None:
 def test_a_tile_never_differs(y0: int, x0: int, data: st.DataObject) -> None:
     y1, x1 = data.draw(st.integers(y0 + 1, 30)), data.draw(st.integers(x0 + 1, 40))
     image = picture(dtype="float32")
-    statistics = Normalization().statistics(lambda a, b, c, d: image[:, a:b, c:d], image.shape)
+    statistics = Normalization().statistics(lambda box: image[:, *slices(box)], image.shape[1:])
     whole = statistics.apply(image)
     assert np.array_equal(statistics.apply(image[:, y0:y1, x0:x1]), whole[:, y0:y1, x0:x1])
 
@@ -110,24 +111,61 @@ def test_a_large_image_is_sampled_evenly_and_always_alike(monkeypatch: pytest.Mo
     monkeypatch.setattr(normalize, "MAX_PIXELS", 10_000)
     monkeypatch.setattr(normalize, "BLOCK", 16)
     image = np.linspace(0, 1, 400)[:, None] * np.ones((2, 1, 500))  # a gradient from top to bottom
-    reads: list[tuple[int, ...]] = []
+    reads: list[Box] = []
 
-    def region(*box: int) -> np.ndarray:
+    def region(box: Box) -> np.ndarray:
         reads.append(box)
-        y0, y1, x0, x1 = box
-        return image[:, y0:y1, x0:x1]
+        return image[:, *slices(box)]
 
-    first = sample_pixels(region, image.shape)
-    assert np.array_equal(sample_pixels(region, image.shape), first)
+    first = sample_pixels(region, image.shape[1:])
+    assert np.array_equal(sample_pixels(region, image.shape[1:]), first)
     assert reads[: len(reads) // 2] == reads[len(reads) // 2 :]
     assert first.shape == (2, 144 * 16 * 16)
-    assert (min(read[0] for read in reads), max(read[1] for read in reads)) == (0, 400)
-    assert (min(read[2] for read in reads), max(read[3] for read in reads)) == (0, 500)
+    for axis, extent in enumerate((400, 500)):
+        assert (min(box[axis][0] for box in reads), max(box[axis][1] for box in reads)) == (0, extent)
     np.testing.assert_allclose(np.percentile(first, [1, 50, 99.8]), [0.01, 0.5, 0.998], atol=0.02)
 
 
 def test_a_large_image_that_is_thinner_than_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(normalize, "MAX_PIXELS", 1000)
     image = picture((1, 3, 5000))
-    pixels = sample_pixels(lambda a, b, c, d: image[:, a:b, c:d], image.shape)
+    pixels = sample_pixels(lambda box: image[:, *slices(box)], image.shape[1:])
     assert pixels.shape == (1, 12 * 3 * normalize.BLOCK)
+
+
+@pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore"])
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [
+        *[("uint32", 2**32 - 300), ("int32", 2**31 - 300), ("int32", -(2**31)), ("uint64", 2**64 - 300)],
+        *[("int64", 2**63 - 300), ("int64", -(2**63)), ("int64", -100), ("float64", 1e9)],
+    ],
+)
+def test_small_numbers_on_a_high_offset_keep_their_contrast(kind: str, joint: bool, dtype: str, offset: int) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (2, 30, 40))
+    image = np.array([int(offset) + int(value) for value in small.ravel()], dtype).reshape(small.shape)
+    rule = Normalization(kind, joint=joint)
+    expected = rule.normalize(small.astype(np.float64))
+    np.testing.assert_allclose(rule.normalize(image), expected, atol=1e-6)
+    swapped = image.astype(image.dtype.newbyteorder())
+    np.testing.assert_allclose(rule.normalize(swapped), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "int64"])
+def test_values_below_all_that_were_sampled_are_negative(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    image = np.array([[[limits.max - 4, limits.max]]], dtype)
+    statistics = Normalization("minmax").measure(image)
+    below = np.array([[[limits.max - 8, limits.min]]], dtype)
+    found = statistics.apply(below)
+    assert found[0, 0, 0] == -1
+    assert found[0, 0, 1] == pytest.approx(-(int(limits.max) - int(limits.min)) / 4)
+
+
+@pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint64", "int32", "uint32"])
+def test_the_ends_of_a_type_stay_finite(kind: str, dtype: str) -> None:
+    limits = np.finfo(dtype) if dtype.startswith("float") else np.iinfo(dtype)
+    image = np.array([[[limits.min, 0, limits.max] * 4]], dtype)
+    assert np.isfinite(Normalization(kind).normalize(image)).all()

@@ -7,10 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 from torch.nn import functional as F
 
-from abbe.data.resample import pick, resample, resize, scale_points
+from abbe.data.resample import pick, resample, resize
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
 
@@ -51,17 +50,6 @@ def test_resampling_stacks_and_back():
     assert sample.image.shape == (3, 8, 10, 12)
     back = resize(sample.image, shape)
     np.testing.assert_allclose(back[:, 1:-1], stack[:, 1:-1], atol=1e-5)
-
-
-def test_points_move_with_the_image():
-    image = np.zeros((1, 20, 20), np.float32)
-    image[0, 6:9, 11:14] = 1
-    larger = resize(image, (60, 40))[0]
-    np.testing.assert_allclose(
-        scale_points(np.array([[7.0, 12.0]]), (20, 20), (60, 40)),
-        [ndimage.center_of_mass(larger)],
-        atol=1e-4,
-    )
 
 
 def test_a_sample_of_unknown_pixel_size_is_refused():

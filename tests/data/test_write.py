@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abbe.data.read import read
-from abbe.data.write import LabelWriter, atomic, write_labels, write_png, write_table, write_text
+from abbe.data.write import LabelWriter, atomic, atomic_folder, write_labels, write_png, write_table, write_text
 from abbe.errors import AbbeError
 
 
@@ -264,6 +264,46 @@ def test_a_writer_holds_a_few_bands_and_not_the_image(tmp_path):
     assert peak < 16 * 2**20
 
 
+@pytest.mark.parametrize("shape", [(4097, 30), (33, 4200)])
+def test_large_labels_are_pyramids_of_every_other_label(tmp_path, shape):
+    labels = labels_of(shape, 70_000)
+    write_labels(tmp_path / "a.tif", labels, {"y": 0.5, "x": 0.25})
+    assert contents(tmp_path) == ["a.tif"]
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        (series,) = tiff.series
+        assert tiff.is_ome
+        assert [level.shape for level in series.levels] == [
+            tuple(-(-extent // 2**number) for extent in shape) for number in range(4)
+        ]
+        for number, level in enumerate(series.levels):
+            assert level.keyframe.is_tiled
+            np.testing.assert_array_equal(level.asarray(), labels[:: 2**number, :: 2**number])
+    image = read(tmp_path / "a.tif")
+    assert image.pixel_size == pytest.approx({"y": 0.5, "x": 0.25})
+    np.testing.assert_array_equal(image.data[...], labels)
+
+
+def test_big_tiff_pyramids_read_in_full_resolution(tmp_path):
+    labels = labels_of((70, 90), 9)
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", bigtiff=True) as tiff:
+        tiff.write(labels, subifds=1, tile=(32, 32), metadata={"axes": "YX"})
+        tiff.write(labels[::2, ::2], subfiletype=1, tile=(32, 32))
+    np.testing.assert_array_equal(read(tmp_path / "a.ome.tif").planar().region(5, 70, 9, 80)[0], labels[5:, 9:80])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_folder_leaves_the_old_one_and_no_rest(tmp_path, error):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "a" / "b") as folder:
+            (folder / "file").write_text(text)
+        assert (tmp_path / "a" / "b" / "file").read_text() == text
+    with pytest.raises(error), atomic_folder(tmp_path / "a" / "b") as folder:
+        (folder / "file").write_text("half")
+        raise error
+    assert (tmp_path / "a" / "b" / "file").read_text() == "new"
+    assert contents(tmp_path / "a") == ["b"]
+
+
 def test_big_images_are_big_tiff(tmp_path):
     with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (70_000, 20_000), "u2") as writer:
         writer.write_rows(np.zeros((512, 20_000), np.uint16))
@@ -273,3 +313,10 @@ def test_big_images_are_big_tiff(tmp_path):
         assert temporary.read_bytes()[:4] in (b"II+\0", b"MM\0+")
         raise KeyboardInterrupt
     assert contents(tmp_path) == []
+
+
+def test_equal_labels_are_equal_bytes(tmp_path: Path) -> None:
+    labels = np.arange(600, dtype=np.int32).reshape(20, 30)
+    files = [write_labels(tmp_path / folder / "a_labels.tif", labels).read_bytes() for folder in ("one", "two")]
+    assert files[0] == files[1]
+    assert write_labels(tmp_path / "b_labels.tif", labels).read_bytes() != files[0]  # another identifier

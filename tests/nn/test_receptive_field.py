@@ -85,7 +85,7 @@ def test_the_halo_of_the_residual_u_net_is_tight(
     randomised: Callable[..., Any], widths: tuple[int, ...], blocks: tuple[int, ...]
 ) -> None:
     """What lies beyond it changes nothing; what lies a step inside it changes something."""
-    method = InstanceSegmentation(randomised(UNetResidual(1, 2, widths, blocks))).double()
+    method = InstanceSegmentation(randomised(UNetResidual(1, 2, widths, blocks, 4))).double()
     assert method.geometry.halo is not None
     (halo, _), (stride, _) = method.geometry.halo, method.geometry.multiple
     seam = (halo // stride + 1) * stride

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.metrics import contingency_table
 
-from abbe.ops.matching import assign, contingency, iou_matrix
+from abbe.ops.matching import assign, contingency
 
 wide = settings(deadline=None, max_examples=40)
 
@@ -42,17 +42,6 @@ def test_contingency_without_pixels_and_of_different_shapes():
     assert contingency(np.zeros((0, 3), int), np.zeros((0, 3), int)).nnz == 0
     with pytest.raises(ValueError, match="shapes"):
         contingency(np.zeros((2, 3), int), np.zeros((3, 2), int))
-
-
-@wide
-@given(label_pairs())
-def test_iou_is_intersection_over_union(pair):
-    truth, predicted = pair
-    ours = iou_matrix(truth, predicted).toarray()
-    assert ours.shape == (truth.max(), predicted.max())
-    for i, j in np.ndindex(ours.shape):
-        a, b = truth == i + 1, predicted == j + 1
-        assert ours[i, j] == (a & b).sum() / max((a | b).sum(), 1)
 
 
 @wide

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, lines, number, scatter, ticks
+from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, number, ticks
 
 FLOATS = st.floats(-1e12, 1e12, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, -np.inf])
 
@@ -67,28 +67,11 @@ def test_bars_are_sorted_and_many_become_a_histogram() -> None:
     drawing(bars(["a"], [0], "Objects"))
 
 
-@settings(deadline=None, max_examples=20)
-@given(pairs=st.lists(st.tuples(FLOATS, FLOATS), max_size=20))
-def test_scatter_and_lines_draw_whatever_is_finite(pairs: list[tuple[float, float]]) -> None:
-    x, y = [a for a, _ in pairs], [b for _, b in pairs]
-    drawing(scatter(x, y, "area", "intensity", x_unit="px"))
-    drawing(lines({"train": (range(len(y)), y), "val & test": (range(len(y)), y)}, "Loss", "epoch", "loss"))
-
-
-def test_scatter_of_many_stays_small() -> None:
-    x = np.random.default_rng(0).normal(size=(2, 100_000))
-    markup = scatter(x[0], x[1], "a", "b")
-    assert len(markup) < 60_000
-    assert "2,000 of them shown" in markup
-
-
 @pytest.mark.parametrize("label", ["<script>alert(1)</script>", 'a" onload="x', "µm² & 核"])
 def test_texts_are_escaped(label: str) -> None:
     for markup in (
         histogram([1, 2], label, label),
         bars([label], [1], label, label),
-        scatter([1], [2], label, label),
-        lines({label: ([1, 2], [3, 4])}, label, label, label),
     ):
         figure = drawing(markup)
         assert "<script" not in markup

@@ -111,6 +111,8 @@ def test_a_large_image_is_read_in_bounded_pieces(monkeypatch: pytest.MonkeyPatch
         np.zeros((20, 20), bool),
         np.where(np.eye(20) > 0, np.nan, np.linspace(-1e30, 1e30, 20)),
         np.zeros((300, 20, 20), np.uint8),
+        np.full((20, 20), 2**64 - 1, np.uint64),
+        np.full((20, 20), -(2**63), np.int64),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -128,6 +130,17 @@ def test_grey_levels_stay_in_order() -> None:
     assert shades[0] == 0
     assert shades[-1] == 255
     assert (np.diff(shades) >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "float64"])
+@pytest.mark.parametrize("max_side", [64, 32])
+def test_a_high_offset_does_not_matter(dtype: str, max_side: int) -> None:
+    small = np.random.default_rng(0).integers(0, 256, (64, 64))
+    shades = [
+        overlay((small + offset).astype(dtype), np.zeros((64, 64), np.int32), max_side).astype(int)
+        for offset in (0, 2**31 - 256)
+    ]
+    assert np.abs(shades[0] - shades[1]).max() <= 1
 
 
 def test_sizes_must_agree() -> None:

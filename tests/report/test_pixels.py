@@ -57,6 +57,13 @@ def test_saturation_is_seen_at_a_cameras_full_scale() -> None:
     assert survey(np.where(image > 17, 255.0, 0.0)).saturated == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["uint64", "int64", "float16", "float64"])
+def test_the_top_of_a_type_is_the_maximum(dtype: str) -> None:
+    top = np.finfo(dtype).max if dtype.startswith("float") else np.iinfo(dtype).max
+    assert survey(np.array([[0, top], [top, 0]], dtype)).maximum == float(top)
+
+
 def test_values_that_are_not_finite_are_counted_and_left_out() -> None:
     image = np.full((10, 10), 3.0, np.float32)
     image[0, :3] = np.nan, np.inf, -np.inf

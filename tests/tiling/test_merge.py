@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from scipy import ndimage
 from torch import nn
 
 from abbe.methods.segmentation.instances import InstanceSegmentation
+from abbe.ops.boxes import slices
 from abbe.tiling.merge import Finished, merge
 from abbe.tiling.stitch import Patch
 
@@ -21,7 +23,7 @@ Maps = dict[str, np.ndarray]
 decode = partial(InstanceSegmentation(nn.Identity()).decode, min_area=5)
 
 
-def smooth_maps(shape: tuple[int, int], seed: int, coarseness: float, level: float) -> Maps:
+def smooth_maps(shape: tuple[int, ...], seed: int, coarseness: float, level: float) -> Maps:
     """Random foreground and depth; the lower the level, the longer the regions."""
     rng = np.random.default_rng(seed)
     foreground, depth = (ndimage.gaussian_filter(rng.normal(size=shape), coarseness) for _ in range(2))
@@ -30,21 +32,21 @@ def smooth_maps(shape: tuple[int, int], seed: int, coarseness: float, level: flo
     return {"foreground": foreground[None].astype(np.float32), "depth": depth[None].astype(np.float32)}
 
 
-def cut(maps: Maps, rows: list[int], columns: list[int]) -> Iterator[Patch]:
-    height, width = maps["depth"].shape[1:]
-    for y0, y1 in zip([0, *rows], [*rows, height]):
-        for x0, x1 in zip([0, *columns], [*columns, width]):
-            box = (y0, y1, x0, x1)
-            yield Patch(box, box, {name: values[:, y0:y1, x0:x1] for name, values in maps.items()})
+def cut(maps: Maps, *borders: list[int]) -> Iterator[Patch]:
+    """Cut at the borders along each axis."""
+    spans = [
+        list(zip([0, *along], [*along, extent])) for along, extent in zip(borders, maps["depth"].shape[1:], strict=True)
+    ]
+    for box in itertools.product(*spans):
+        yield Patch(box, box, {name: values[:, *slices(box)] for name, values in maps.items()})
 
 
-def joined(finished: Iterator[Finished], shape: tuple[int, int]) -> np.ndarray:
+def joined(finished: Iterator[Finished], shape: tuple[int, ...]) -> np.ndarray:
     """Put objects on a canvas; none may lie on another, and numbers go on from 1."""
     canvas = np.zeros(shape, np.int32)
     total = 0
     for part in finished:
-        height, width = part.labels.shape
-        place = canvas[part.y0 : part.y0 + height, part.x0 : part.x0 + width]
+        place = canvas[slices(part.box)]
         assert not ((place > 0) & (part.labels > 0)).any()
         numbers = np.unique(part.labels[part.labels > 0])
         assert numbers.tolist() == list(range(total + 1, total + len(numbers) + 1))
@@ -54,34 +56,39 @@ def joined(finished: Iterator[Finished], shape: tuple[int, int]) -> np.ndarray:
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> tuple[Maps, list[int], list[int]]:
-    height, width = draw(st.integers(1, 80)), draw(st.integers(1, 60))
-    level = draw(st.sampled_from([-0.5, 0.0, 0.7]))
-    maps = smooth_maps((height, width), draw(st.integers(0, 999)), draw(st.sampled_from([1.0, 2.5, 5.0])), level)
-    rows, columns = (
-        sorted(draw(st.sets(st.integers(1, extent - 1), max_size=8))) if extent > 1 else []
-        for extent in (height, width)
+def scenes(draw: st.DrawFn) -> tuple[Maps, list[list[int]]]:
+    shape = draw(
+        st.one_of(
+            st.tuples(st.integers(1, 80), st.integers(1, 60)),
+            st.tuples(st.integers(1, 12), st.integers(1, 30), st.integers(1, 24)),
+        )
     )
-    return maps, rows, columns
+    level = draw(st.sampled_from([-0.5, 0.0, 0.7]))
+    maps = smooth_maps(shape, draw(st.integers(0, 999)), draw(st.sampled_from([1.0, 2.5, 5.0])), level)
+    borders = [
+        sorted(draw(st.sets(st.integers(1, extent - 1), max_size=8 if len(shape) == 2 else 3))) if extent > 1 else []
+        for extent in shape
+    ]
+    return maps, borders
 
 
 @given(scenes())
 @settings(deadline=None, max_examples=40)
 def test_objects_of_tiles_are_those_of_the_whole(
-    same_objects: Callable[..., bool], scene: tuple[Maps, list[int], list[int]]
+    same_objects: Callable[..., bool], scene: tuple[Maps, list[list[int]]]
 ) -> None:
-    maps, rows, columns = scene
+    maps, borders = scene
     shape = maps["depth"].shape[1:]
-    found = joined(merge(cut(maps, rows, columns), decode, shape), shape)
+    found = joined(merge(cut(maps, *borders), decode, shape), shape)
     assert same_objects(found, decode(maps)["labels"])
 
 
 @given(scenes(), st.integers(0, 400))
 @settings(deadline=None, max_examples=40)
-def test_forced_finishing_keeps_to_the_foreground(scene: tuple[Maps, list[int], list[int]], max_waiting: int) -> None:
-    maps, rows, columns = scene
+def test_forced_finishing_keeps_to_the_foreground(scene: tuple[Maps, list[list[int]]], max_waiting: int) -> None:
+    maps, borders = scene
     shape = maps["depth"].shape[1:]
-    found = joined(merge(cut(maps, rows, columns), decode, shape, max_waiting=max_waiting), shape)
+    found = joined(merge(cut(maps, *borders), decode, shape, max_waiting=max_waiting), shape)
     assert not (found[maps["foreground"][0] <= 0] > 0).any()
     assert (np.bincount(found[found > 0], minlength=1)[1:] >= 5).all()
 

@@ -10,57 +10,53 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from abbe.contract import Geometry
-from abbe.tiling.grid import Box, Grid
+from abbe.ops.boxes import slices
+from abbe.tiling.grid import Grid
 from abbe.tiling.rescale import margin_for, resample, rescale, scaled_region, scaled_shape, weights
 from abbe.tiling.stitch import cut, stitch
 
 EXTENTS = st.tuples(st.integers(1, 70), st.integers(1, 70))
 
 
-def picture(shape: tuple[int, int], channels: int = 2) -> np.ndarray:
+def picture(shape: tuple[int, ...], channels: int = 2) -> np.ndarray:
     return np.random.default_rng(shape).normal(size=(channels, *shape)).astype(np.float32)
 
 
-def scaled(image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+def scaled(image: np.ndarray, target: tuple[int, ...]) -> np.ndarray:
     """The whole image at once."""
-    rows, columns = (weights(0, new, new, old) for new, old in zip(target, image.shape[1:]))
-    assert (rows[0], columns[0]) == (0, 0)
-    return resample(image, rows[1], columns[1])
+    along = [weights(0, new, new, old) for new, old in zip(target, image.shape[1:], strict=True)]
+    assert {first for first, _ in along} == {0}
+    return resample(image, [matrix for _, matrix in along])
 
 
-@given(EXTENTS, EXTENTS, st.data())
+@given(EXTENTS | st.tuples(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20)), EXTENTS, st.data())
 @settings(deadline=None, max_examples=40)
 def test_a_region_is_cut_from_the_scaled_whole(
-    shape: tuple[int, int], target: tuple[int, int], data: st.DataObject
+    shape: tuple[int, ...], target: tuple[int, ...], data: st.DataObject
 ) -> None:
-    image = picture(shape)
-    y0, x0 = (data.draw(st.integers(0, extent - 1)) for extent in target)
-    y1, x1 = (data.draw(st.integers(low + 1, extent)) for low, extent in zip((y0, x0), target))
-    read = scaled_region(lambda a, b, c, d: image[:, a:b, c:d], shape, target)
-    found = read(y0, y1, x0, x1)
+    image, target = picture(shape), (*target, 5)[: len(shape)]
+    low = [data.draw(st.integers(0, extent - 1)) for extent in target]
+    box = tuple((start, data.draw(st.integers(start + 1, extent))) for start, extent in zip(low, target))
+    found = scaled_region(lambda source: image[:, *slices(source)], shape, target)(box)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, scaled(image, target)[:, y0:y1, x0:x1], atol=1e-5)
+    np.testing.assert_allclose(found, scaled(image, target)[:, *slices(box)], atol=1e-5)
 
 
 @given(EXTENTS, st.floats(0.02, 7.5), st.integers(1, 40))
 @settings(deadline=None, max_examples=40)
 def test_patches_are_those_of_the_scaled_whole(shape: tuple[int, int], factor: float, core: int) -> None:
     maps = {"a": picture(shape), "b": picture(shape, 1)}
-    target = scaled_shape(shape, factor)
-    grid = Grid(shape, (core, core), Geometry((0, 0), (1, 1)), margin_for(1 / factor))
-    patches = (cut(tile, {name: crop(values, tile.window) for name, values in maps.items()}) for tile in grid)
+    target = scaled_shape(shape, (factor, factor))
+    grid = Grid(shape, (core, core), Geometry((0, 0), (1, 1)), margin_for((1 / factor, 1 / factor)))
+    patches = (cut(tile, {name: values[:, *slices(tile.window)] for name, values in maps.items()}) for tile in grid)
     made = list(rescale(patches, shape, target))
     covered = np.zeros(target, int)
     for patch in made:
         assert patch.kept == patch.core
-        covered[patch.core[0] : patch.core[1], patch.core[2] : patch.core[3]] += 1
+        covered[slices(patch.core)] += 1
     assert (covered == 1).all()
     for name, values in stitch(made, target).items():
         np.testing.assert_allclose(values, scaled(maps[name], target), atol=1e-5)
-
-
-def crop(values: np.ndarray, box: Box) -> np.ndarray:
-    return values[:, box[0] : box[1], box[2] : box[3]]
 
 
 @given(EXTENTS)
@@ -89,5 +85,5 @@ def test_shrinking_is_torchs_antialiased_interpolation_away_from_the_border() ->
 
 
 def test_a_scaled_image_keeps_at_least_a_pixel() -> None:
-    assert scaled_shape((1, 2000), 0.1) == (1, 200)
-    assert scaled_shape((3, 5), 2.0) == (6, 10)
+    assert scaled_shape((1, 2000), (0.1, 0.1)) == (1, 200)
+    assert scaled_shape((3, 5, 5), (1.0, 2.0, 0.5)) == (3, 10, 2)

@@ -13,26 +13,27 @@ from hypothesis import strategies as st
 
 from abbe.contract import Geometry
 from abbe.methods.backbones.unet import UNet, UNetConfig
+from abbe.methods.backbones.unet_falk import VARIANTS, build
 from abbe.methods.segmentation.instances import InstanceSegmentation
+from abbe.ops.boxes import Box, slices
 from abbe.tiling.grid import Grid, Tile, fit, plan
-from abbe.tiling.run import batches, mirrored, read_window, run
+from abbe.tiling.run import Region, batches, mirrored, read_window, run
 from abbe.tiling.stitch import stitch
 
 Maps = dict[str, np.ndarray]
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
 
 
-def picture(shape: tuple[int, int], channels: int = 3) -> np.ndarray:
+def picture(shape: tuple[int, ...], channels: int = 3) -> np.ndarray:
     return np.random.default_rng(shape).normal(size=(channels, *shape)).astype(np.float32)
 
 
-def reader(image: np.ndarray) -> Callable[[int, int, int, int], np.ndarray]:
+def reader(image: np.ndarray) -> Region:
     """Read regions, and see that nothing outside the image is asked for."""
 
-    def region(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        assert 0 <= y0 < y1 <= image.shape[1]
-        assert 0 <= x0 < x1 <= image.shape[2]
-        return image[:, y0:y1, x0:x1]
+    def region(box: Box) -> np.ndarray:
+        assert all(0 <= start < stop <= extent for (start, stop), extent in zip(box, image.shape[1:], strict=True))
+        return image[:, *slices(box)]
 
     return region
 
@@ -53,14 +54,14 @@ def whole(image: np.ndarray, geometry: Geometry, predict: Callable[[np.ndarray],
         before = halo if geometry.crops else 0
         pads.append((before, fit(extent + 2 * before, multiple, rest) - extent - before))
     maps = predict(np.pad(image, [(0, 0), *pads], mode="reflect")[None])
-    return {name: values[0, :, : image.shape[1], : image.shape[2]] for name, values in maps.items()}
+    return {name: values[0, :, *(slice(extent) for extent in image.shape[1:])] for name, values in maps.items()}
 
 
 def assert_tiled_equals_whole(
     image: np.ndarray, geometry: Geometry, predict: Callable[[np.ndarray], Maps], tile: int, batch: int
 ) -> None:
-    grid = plan(image.shape[1:], geometry, tile)
-    tiled = stitch(run(reader(image), grid, predict, batch=batch), grid.shape)
+    grid = plan(image.shape[1:], geometry, [tile] * (image.ndim - 1))
+    tiled = stitch(run(reader(image), grid.shape, grid, predict, batch=batch), grid.shape)
     expected = whole(image, geometry, predict)
     assert tiled.keys() == expected.keys()
     for name in expected:
@@ -100,6 +101,17 @@ def test_padded_u_net_whose_halo_is_no_multiple(
     assert_tiled_equals_whole(picture(shape, 1), network.geometry, forward(lambda x: {"logits": network(x)}), tile, 1)
 
 
+@given(st.tuples(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40)), st.integers(48, 72))
+@settings(deadline=None, max_examples=15)
+def test_stacks_with_coarse_planes(randomised: Callable[..., Any], shape: tuple[int, ...], tile: int) -> None:
+    """The first level of this 3-D network works within the plane, so its context differs from axis to axis."""
+    config = VARIANTS["unet_falk_3d_tiny"]
+    network = randomised(build(config))
+    assert len(set(network.geometry.halo)) == 2
+    predict = forward(lambda x: {"logits": network(x)})
+    assert_tiled_equals_whole(picture(shape, config.in_channels), network.geometry, predict, tile, 1)
+
+
 @given(SHAPES, st.integers(1, 7), st.integers(16, 40))
 @settings(deadline=None, max_examples=25)
 def test_a_tile_sees_the_real_pixels_of_its_neighbours(shape: tuple[int, int], halo: int, tile: int) -> None:
@@ -109,8 +121,8 @@ def test_a_tile_sees_the_real_pixels_of_its_neighbours(shape: tuple[int, int], h
     def shifted(windows: np.ndarray) -> Maps:
         return {"shifted": np.roll(windows, (-halo, halo), axis=(2, 3))}
 
-    grid = plan(shape, Geometry((halo, halo), (1, 1)), tile)
-    found = stitch(run(reader(image), grid, shifted), shape)["shifted"]
+    grid = plan(shape, Geometry((halo, halo), (1, 1)), (tile, tile))
+    found = stitch(run(reader(image), shape, grid, shifted), shape)["shifted"]
     inside = np.s_[:, : max(shape[0] - halo, 0), halo:]
     assert np.array_equal(found[inside], np.roll(image, (-halo, halo), axis=(1, 2))[inside])
 
@@ -119,13 +131,13 @@ def test_patches_come_before_later_tiles_are_read() -> None:
     """At most the tile in hand, one that waits and one that is being read are in memory."""
     image, seen = picture((400, 30), 1), []
 
-    def region(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        seen.append(y1)
-        return image[:, y0:y1, x0:x1]
+    def region(box: Box) -> np.ndarray:
+        seen.append(box[0][1])
+        return image[:, *slices(box)]
 
-    grid = plan((400, 30), Geometry((0, 0), (1, 1)), 30)
-    patches = run(region, grid, lambda windows: {"same": windows})
-    assert next(patches).core[1] == grid.core[0]
+    grid = plan((400, 30), Geometry((0, 0), (1, 1)), (30, 30))
+    patches = run(region, grid.shape, grid, lambda windows: {"same": windows})
+    assert next(patches).core[0][1] == grid.core[0]
     assert max(seen) <= 4 * grid.core[0]
     patches.close()
 
@@ -133,7 +145,7 @@ def test_patches_come_before_later_tiles_are_read() -> None:
 def test_batches_hold_neighbours_of_one_shape() -> None:
     extents = [5, 5, 5, 7, 7, 5]
     windows = [
-        (Tile((0, 1, i, i + 1), (0, 1, i, i + 1), (0, 1, 0, e), (0, 0)), np.zeros((1, 1, e)))
+        (Tile(((0, 1), (i, i + 1)), ((0, 1), (i, i + 1)), ((0, 1), (0, e)), (0, 0)), np.zeros((1, 1, e)))
         for i, e in enumerate(extents)
     ]
     groups = [[window.shape[-1] for _, window in group] for group in batches(windows, 2)]
@@ -150,13 +162,13 @@ def test_mirroring_is_numpys(start: int, length: int, extent: int) -> None:
 
 def test_a_window_inside_the_image_is_read_as_it_is() -> None:
     image = picture((20, 30))
-    assert np.array_equal(read_window(reader(image), (2, 9, 0, 30), (20, 30)), image[:, 2:9])
+    assert np.array_equal(read_window(reader(image), ((2, 9), (0, 30)), (20, 30)), image[:, 2:9])
 
 
 def test_an_error_while_reading_is_raised_where_the_patches_are_consumed() -> None:
-    def broken(*_: int) -> np.ndarray:
+    def broken(box: Box) -> np.ndarray:
         raise OSError("no such block")
 
-    grid = Grid((4, 4), (4, 4), Geometry((0, 0), (1, 1)))
+    grid = Grid((4, 4), (4, 4), Geometry((0, 0), (1, 1)), (0, 0))
     with pytest.raises(OSError, match="no such block"):
-        list(run(broken, grid, lambda windows: {"same": windows}))
+        list(run(broken, grid.shape, grid, lambda windows: {"same": windows}))

@@ -17,11 +17,11 @@ sizes = st.integers(1, 40)
 
 
 @settings(deadline=None, max_examples=40)
-@given(sizes, st.integers(1, 9), st.integers(1, 3), st.integers(0, 3))
-def test_no_sample_comes_twice_in_a_pass(size: int, batch_size: int, world: int, seed: int) -> None:
-    orders = [SampleOrder(size, batch_size, seed, rank, world) for rank in range(world)]
-    keys = [key for step in range(12) for order in orders for key in order.keys(step)]
-    assert len(keys) == 12 * batch_size * world
+@given(sizes, st.integers(1, 9), st.integers(0, 3))
+def test_no_sample_comes_twice_in_a_pass(size: int, batch_size: int, seed: int) -> None:
+    order = SampleOrder(size, batch_size, seed)
+    keys = [key for step in range(12) for key in order.keys(step)]
+    assert len(keys) == 12 * batch_size
     assert len(set(keys)) == len(keys)
     assert all(0 <= index < size for _, index in keys)
 
@@ -33,6 +33,21 @@ def test_a_step_does_not_depend_on_those_before(size: int, batch_size: int, step
     for earlier in range(step):
         walked.keys(earlier)
     assert walked.keys(step) == SampleOrder(size, batch_size, 5).keys(step)
+
+
+@settings(deadline=None, max_examples=40)
+@given(sizes, st.integers(1, 5), st.integers(1, 4), st.integers(0, 200))
+def test_processes_share_the_batch_of_one_equally(size: int, share: int, world: int, step: int) -> None:
+    orders = [SampleOrder(size, share * world, 5, rank, world) for rank in range(world)]
+    parts = [order.keys(step) for order in orders]
+    assert [len(part) for part in parts] == [share] * world
+    assert [key for part in parts for key in part] == SampleOrder(size, share * world, 5).keys(step)
+    assert {order.first_pass(step) for order in orders} == {SampleOrder(size, share * world, 5).first_pass(step)}
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(ValueError, match="2 processes cannot share 3 samples equally"):
+        SampleOrder(12, 3, 0, 0, 2)
 
 
 def test_a_whole_pass_sees_every_sample_in_a_new_order() -> None:

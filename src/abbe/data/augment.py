@@ -19,15 +19,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.interpolate import PchipInterpolator
 from torch.nn import functional as F
 
 from abbe.data.channels import LUMINANCE
 from abbe.data.sample import Sample
+from abbe.data.warp import Warp, mirror, upsample
 from abbe.ops.labels import typical_diameter
 
 # Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
 STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, -0.154, 0.951]])
+DAB = np.array([0.268, 0.570, 0.776])
+"""Diaminobenzidine, the brown of immunohistochemistry."""
 LIGHT = 0.3
 """How far below zero an optical density may fall: no stain makes a pixel much brighter than the lamp."""
 MAX_MAGNIFICATION = 4.0
@@ -71,6 +74,10 @@ class AugmentConfig:
     """Chance that the stains of a colour image become stronger or weaker."""
     stain_strength: float = 0.2
     """Largest relative change of a stain, and a quarter of it as the largest shift, in optical density."""
+    dab_probability: float = 0.0
+    """Chance that the eosin of a colour image becomes the brown of immunohistochemistry."""
+    dab_strength: tuple[float, float] = (1.0, 4.0)
+    """Range of the brown's optical density over the eosin's, log-uniform."""
     curve_probability: float = 0.2
     """Chance of a random smooth monotone grey-value curve."""
     gamma_probability: float = 0.3
@@ -143,7 +150,7 @@ def _crop_planes(
     first, last = min(0, extent - planes), max(0, extent - planes)
     if anchor is not None:
         first, last = max(first, min(last, anchor[0] - planes + 1)), min(last, max(first, anchor[0]))
-    index = _mirror(np.arange(planes) + generator.integers(first, last + 1), extent).astype(np.intp)
+    index = mirror(np.arange(planes) + generator.integers(first, last + 1), extent).astype(np.intp)
     if config.flips and generator.random() < 0.5:
         index = index[::-1]
     return replace(
@@ -160,7 +167,7 @@ def _draw_warp(
     anchor: tuple[int, ...] | None,
     config: AugmentConfig,
     generator: np.random.Generator,
-) -> _Warp:
+) -> Warp:
     matrix = _flips_and_turns(config, generator)
     exact = True
     if generator.random() < config.affine_probability:
@@ -173,7 +180,7 @@ def _draw_warp(
     if exact:  # so that pixels fall on pixels
         offset = (np.abs(matrix) @ size - 1) / 2
         centre = np.rint(centre - offset) + offset
-    return _Warp(size, matrix, centre, displacement, exact)
+    return Warp(size, matrix, centre, displacement, exact)
 
 
 def _flips_and_turns(config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
@@ -222,96 +229,6 @@ def _centre(
     return np.clip(np.array(anchor[-2:]) + matrix @ inside, low, high)
 
 
-# ------------------------------------------------------------------------------------------------- resampling
-
-
-@dataclass
-class _Warp:
-    """Where pixel p of a crop lies: centre + matrix (p + displacement), p counted from the crop's middle."""
-
-    size: tuple[int, ...]
-    matrix: np.ndarray
-    centre: np.ndarray
-    displacement: np.ndarray | None
-    exact: bool
-    """Every place is a pixel: nothing to interpolate."""
-
-    def __post_init__(self) -> None:
-        y, x = (np.arange(n) - (n - 1) / 2 for n in self.size)
-        y, x = y[:, None], x[None, :]
-        if self.displacement is not None:
-            y, x = y + self.displacement[0], x + self.displacement[1]
-        (a, b), (c, d) = self.matrix
-        self.places = self.centre[0] + (a * y + b * x), self.centre[1] + (c * y + d * x)
-
-    @property
-    def step(self) -> float:
-        """Pixels of the image per pixel of the crop, the mean over directions."""
-        return float(np.sqrt(abs(np.linalg.det(self.matrix))))
-
-    def nearest(self, array: np.ndarray) -> np.ndarray:
-        """Look up the nearest pixel of ``array`` (..., Y, X)."""
-        y, x = (_mirror(np.rint(place).astype(np.intp), extent) for place, extent in zip(self.places, array.shape[-2:]))
-        return array[..., y, x]
-
-    def linear(self, array: np.ndarray) -> np.ndarray:
-        """Interpolate ``array`` (..., Y, X) linearly, or where it shrinks, average each pixel's footprint."""
-        if self.exact:
-            return self.nearest(array)
-        # As many places per pixel as it covers pixels of the image, so that shrinking does not alias.
-        count = min(int(np.ceil(self.step - 0.25)), 4) if self.step > 1.25 else 1
-        offsets = (np.arange(count) + 0.5) / count - 0.5
-        shifts = [self.matrix @ (dy, dx) for dy in offsets for dx in offsets]
-        result = _interpolate(array, self.places, shifts)
-        return result.reshape(*array.shape[:-2], *self.size)
-
-
-def _interpolate(array: np.ndarray, places: tuple[np.ndarray, ...], shifts: list[np.ndarray]) -> np.ndarray:
-    """Mean over ``shifts`` of the values at ``places`` + shift, (C, *places.shape)."""
-    margin = np.max(np.abs(shifts), axis=0)
-    spans = [_span(place, pad, n) for place, pad, n in zip(places, margin, array.shape[-2:])]
-    (y0, y1), (x0, x1) = spans
-    window = torch.from_numpy(np.ascontiguousarray(array[..., y0:y1, x0:x1])).reshape(1, -1, y1 - y0, x1 - x0)
-    total = torch.zeros(())
-    for shift in shifts:
-        grid = np.empty((1, *places[0].shape, 2), dtype=np.float32)
-        for axis in (0, 1):  # grid_sample wants (x, y) from -1 to 1
-            place, (start, stop) = _mirror(places[axis] + shift[axis], array.shape[axis - 2]), spans[axis]
-            grid[0, ..., 1 - axis] = (place - start) * (2 / max(stop - start - 1, 1)) - 1
-        warped = F.grid_sample(window, torch.from_numpy(grid), padding_mode="border", align_corners=True)
-        total = total + warped
-    return (total / len(shifts))[0].numpy()
-
-
-def _span(place: np.ndarray, margin: float, extent: int) -> tuple[int, int]:
-    """First and last pixel + 1 of the image that mirrored places can ask for."""
-    low, high = int(np.floor(place.min() - margin)), int(np.ceil(place.max() + margin)) + 1
-    if low >= 0 and high <= extent:
-        return low, high
-    mirrored_low = 0 if low < 0 else min(low, max(0, 2 * extent - 1 - high))
-    mirrored_high = extent if high > extent else max(high, min(extent, 1 - low))
-    return mirrored_low, mirrored_high
-
-
-def _mirror(place: np.ndarray, extent: int) -> np.ndarray:
-    """Fold places outside [0, extent - 1] back, the border pixels as mirrors."""
-    if place.min() >= 0 and place.max() <= extent - 1:
-        return place
-    if extent == 1:
-        return np.zeros_like(place)
-    last = extent - 1
-    return last - np.abs(np.mod(place, 2 * last) - last)
-
-
-def upsample(coarse: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Interpolate coarse grids (N, n, m) to (N, Y, X) by cubic splines, the outer points on the border."""
-    rows, columns = (
-        CubicSpline(np.linspace(0, 1, n), np.eye(n), bc_type="natural")(np.linspace(0, 1, extent))
-        for n, extent in zip(coarse.shape[1:], size)
-    )
-    return rows @ coarse @ columns.T
-
-
 # ------------------------------------------------------------------------------------------------ grey values
 
 
@@ -323,6 +240,7 @@ def change_intensity(image: np.ndarray, config: AugmentConfig, generator: np.ran
     steps: list[tuple[float, Callable[..., np.ndarray]]] = [
         (config.invert_probability, _invert),
         (config.grey_probability, _to_grey),
+        (config.dab_probability, _eosin_to_dab),
         (config.stain_probability, _jitter_stains),
         (config.pseudo_colour_probability, _pseudo_colour),
         (config.curve_probability, _curve),
@@ -352,15 +270,29 @@ def _to_grey(image: np.ndarray, config: AugmentConfig, generator: np.random.Gene
     return np.repeat(np.tensordot(LUMINANCE, image, 1)[None], 3, axis=0)
 
 
+def _eosin_to_dab(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """Stain brown what was pink; haematoxylin stays as it is."""
+    stains = STAINS.copy()
+    stains[1] = DAB * _log_uniform(config.dab_strength, generator)
+    return _restain(image, stains)
+
+
 def _jitter_stains(image: np.ndarray, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
-    if not _is_colour(image):
-        return image
     strength = config.stain_strength
     factors = 1 + generator.uniform(-strength, strength, 3)
     shifts = generator.uniform(-strength, strength, 3) / 4
+    return _restain(image, STAINS * factors[:, None], STAINS.T @ shifts)
+
+
+def _restain(image: np.ndarray, stains: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+    """Give a colour image other stains (3, 3) in place of ``STAINS``, and ``shift`` (3,) more optical density."""
+    if not _is_colour(image):
+        return image
     density = -np.log(np.maximum(image, np.float32(1 / 255))).reshape(3, -1)
-    mixing = (STAINS.T * factors) @ np.linalg.inv(STAINS.T)
-    density = mixing.astype(np.float32) @ density + (STAINS.T @ shifts).astype(np.float32)[:, None]
+    mixing = stains.T @ np.linalg.inv(STAINS.T)
+    density = mixing.astype(np.float32) @ density
+    if shift is not None:
+        density += shift.astype(np.float32)[:, None]
     return np.exp(-np.maximum(density, -LIGHT)).reshape(image.shape)
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from abbe.data import axes as axes_of_image
 from abbe.data.axes import UNKNOWN, View
 from abbe.errors import AbbeError
+from abbe.ops.boxes import Box, slices
 
 SUFFIXES = (
     *(".tif", ".tiff", ".btf", ".tf8", ".lsm", ".svs", ".ndpi", ".scn"),
     *(".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".npy"),
+    *(".czi", ".nd2", ".lif"),
 )
 """What the files of a folder must end with, in small letters, to be taken as images."""
 
@@ -72,6 +74,11 @@ class Image:
         return self.sizes["X"]
 
     @property
+    def extents(self) -> tuple[int, ...]:
+        """Pixels along the spatial axes, in the order of ``axes``."""
+        return tuple(extent for axis, extent in zip(self.axes, self.shape) if axis in "ZYX")
+
+    @property
     def n_channels(self) -> int:
         """Extent of C; 1 without that axis."""
         return self.sizes.get("C", 1)
@@ -100,21 +107,31 @@ class Image:
         AbbeError
             If time points or z planes remain to be chosen, or the file does not name its axes.
         """
+        return self._viewed("CYX")
+
+    def volume(self) -> Image:
+        """View the image as CZYX, without reading; axes of extent 1 are dropped, a missing C or Z is added.
+
+        Raises
+        ------
+        AbbeError
+            If time points remain to be chosen, or the file does not name its axes.
+        """
+        return self._viewed("CZYX")
+
+    def _viewed(self, axes: str) -> Image:
+        """View the image with these axes, in this order."""
         image = self
         for axis in image.axes:
-            if axis not in "CYX" and image.shape[image.axes.index(axis)] == 1:
+            if axis not in axes and image.shape[image.axes.index(axis)] == 1:
                 image = image._fixed(axis, 0)
         if UNKNOWN in image.axes:
             raise axes_of_image.ambiguous(self.name, image.axes, image.shape)
-        if left := [axis for axis in "TZ" if axis in image.axes]:
-            raise self._unchosen(left)
-        order = [
-            image.axes.index("C") if "C" in image.axes else None,
-            image.axes.index("Y"),
-            image.axes.index("X"),
-        ]
-        flat = {axis: size for axis, size in self.pixel_size.items() if axis in "yx"}
-        return replace(image, data=View(image.data, order), axes="CYX", pixel_size=flat)
+        if left := [axis for axis in image.axes if axis not in axes]:
+            raise self._unchosen(left, "one plane" if axes == "CYX" else "one stack")
+        order = [image.axes.index(axis) if axis in image.axes else None for axis in axes]
+        sizes = {axis: size for axis, size in self.pixel_size.items() if axis.upper() in axes}
+        return replace(image, data=View(image.data, order), axes=axes, pixel_size=sizes)
 
     def region(self, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
         """Read pixels y0 to y1 and x0 to x1 (exclusive) of a planar image.
@@ -131,12 +148,22 @@ class Image:
         AbbeError
             If the file turns out to be damaged.
         """
-        if self.axes != "CYX":
-            raise ValueError(f"{self.name}: regions are read from planar images, not {self.axes}")
-        if not (0 <= y0 <= y1 <= self.height and 0 <= x0 <= x1 <= self.width):
-            raise ValueError(f"{self.name}: region {y0}:{y1}, {x0}:{x1} is outside {self.height} x {self.width} pixels")
-        # Own memory: whoever gets the region may write to it, and a memory map behind it may go.
-        return np.require(self.data[:, y0:y1, x0:x1], requirements=["C", "O", "W"])
+        return self.box(((y0, y1), (x0, x1)))
+
+    def box(self, box: Box) -> np.ndarray:
+        """Read a box of a planar image or of a volume; see :meth:`region`.
+
+        Returns
+        -------
+        np.ndarray
+            (C, ...), the file's type.
+        """
+        if self.axes not in ("CYX", "CZYX"):
+            raise ValueError(f"{self.name}: pixels are read from planar images and volumes, not {self.axes}")
+        if not all(0 <= start <= stop <= extent for (start, stop), extent in zip(box, self.extents, strict=True)):
+            raise ValueError(f"{self.name}: box {box} is outside {self.extents} pixels")
+        # Own memory: whoever gets the pixels may write to them, and a memory map behind them may go.
+        return np.require(self.data[:, *slices(box)], requirements=["C", "O", "W"])
 
     def _fixed(self, axis: str, index: int) -> Image:
         """Drop one axis by choosing an index on it."""
@@ -164,13 +191,13 @@ class Image:
         named = f" named {', '.join(self.channels)}" if names else ""
         raise AbbeError(f"{self.name}: {option} {asked} does not exist; the image has {there}{named}")
 
-    def _unchosen(self, left: Sequence[str]) -> AbbeError:
+    def _unchosen(self, left: Sequence[str], needed: str) -> AbbeError:
         """Word the error for axes that remain to be chosen."""
         choices = [f"{_OPTIONS[axis][0]} 0..{self.sizes[axis] - 1}" for axis in left]
         extents = " x ".join(str(extent) for extent in self.shape)
         channel = f"; --channel picks one of {self.n_channels} channels" if self.n_channels > 1 else ""
         return AbbeError(
-            f"{self.name}: {len(self.axes)} axes {self.axes} ({extents}), but one plane is needed;"
+            f"{self.name}: {len(self.axes)} axes {self.axes} ({extents}), but {needed} is needed;"
             f" choose with {' and '.join(choices)}{channel}"
         )
 

@@ -5,7 +5,8 @@ Results mirror the inputs. ``relative`` is the place of a result below the outpu
 - it starts at the folder that all inputs have in common: ``plate1/`` alone gives ``a`` and ``sub/b``, the
   inputs ``plate1/`` and ``plate2/*.tif`` give ``plate1/a`` and ``plate2/a``, a single file gives its
   stem;
-- ``.ome.tif`` counts as one suffix;
+- ``.ome.tif`` and ``.ome.zarr`` count as one suffix;
+- an OME-Zarr is one image, though it is a folder; addresses (``s3://...``) give the last part of their path;
 - images that only their suffixes tell apart keep them: ``a.tif`` beside ``a.png`` gives ``a_tif`` and
   ``a_png``. Names that differ only in capitals count as equal, as on the disks of Windows and macOS.
 """
@@ -19,8 +20,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from abbe.data.image import SUFFIXES
+from abbe.data.ome_zarr import is_url, is_zarr, local_path
 from abbe.errors import AbbeError
 
 RESULT_MARKS = ("images.csv", "provenance.json")
@@ -28,23 +31,25 @@ RESULT_MARKS = ("images.csv", "provenance.json")
 RESULT_ENDINGS = ("_labels", "_overlay")
 """How the stems of the images end that Abbe itself writes into a folder of results."""
 
+_LOOKED_FOR = " ".join((*SUFFIXES, ".zarr"))
+
 
 @dataclass(frozen=True)
 class Input:
     """An image to work on."""
 
-    path: Path
-    """The file, as the user would name it."""
+    path: Path | str
+    """The file, or the folder of an OME-Zarr, as the user would name it; text for an address."""
     relative: Path
     """Where its results go below the output folder, without a suffix; unlike that of every other input."""
 
 
 def find_images(inputs: Sequence[str | Path]) -> list[Input]:
-    """Find the images behind files, folders (with all below them) and patterns.
+    """Find the images behind files, folders (with all below them), patterns and addresses.
 
-    A file that is named directly is taken whatever its suffix. In folders and patterns count the files
-    with a suffix of :data:`~abbe.data.read.SUFFIXES` that are not hidden and not Abbe's own results.
-    Every file comes once, in the order of the inputs and sorted within each.
+    A file that is named directly is taken whatever its suffix. In folders and patterns count OME-Zarr and
+    the files with a suffix of :data:`~abbe.data.image.SUFFIXES` that are not hidden and not Abbe's own results.
+    Addresses are not looked at. Every file comes once, in the order of the inputs and sorted within each.
 
     Parameters
     ----------
@@ -60,23 +65,29 @@ def find_images(inputs: Sequence[str | Path]) -> list[Input]:
     if not inputs:
         raise AbbeError("no input was given; expected images, folders or patterns")
     found: dict[str, Path] = {}
-    roots = []
-    for given in inputs:
+    roots, remote = [], {}
+    for given in map(local_path, inputs):
+        if is_url(given):
+            remote[given] = Input(str(given), _remote_place(str(given)))
+            continue
         root, paths = _expand(os.path.expanduser(given))
         roots.append(os.path.abspath(root))
         for path in paths:
             found.setdefault(os.path.abspath(path), path)
     start = _common(roots)
-    return _told_apart([Input(path, _place(absolute, start)) for absolute, path in found.items()])
+    local = [Input(path, _place(absolute, start)) for absolute, path in found.items()]
+    return _told_apart([*local, *remote.values()])
 
 
 def _expand(given: str) -> tuple[Path, list[Path]]:
     """List the images of one input, and the folder that their places start from."""
     path = Path(given)
+    if is_zarr(path):
+        return path.parent, [path]
     if os.path.isdir(path):
         images = sorted(_below(path))
         if not images:
-            raise AbbeError(f"{given}: no images in this folder; looked for files ending in {' '.join(SUFFIXES)}")
+            raise AbbeError(f"{given}: no images in this folder; looked for files ending in {_LOOKED_FOR}")
         return path, images
     if os.path.lexists(path):
         return path.parent, [path]
@@ -89,9 +100,9 @@ def _matches(pattern: str) -> tuple[Path, list[Path]]:
     """List the images that match a pattern, and the folder in front of its first wildcard."""
     images: list[Path] = []
     for match in sorted(map(Path, glob.iglob(pattern, recursive=True))):
-        images += sorted(_below(match)) if os.path.isdir(match) else _wanted([match])
+        images += sorted(_below(match)) if os.path.isdir(match) and not is_zarr(match) else _wanted([match])
     if not images:
-        raise AbbeError(f"{pattern}: nothing matches; looked for files ending in {' '.join(SUFFIXES)}")
+        raise AbbeError(f"{pattern}: nothing matches; looked for files ending in {_LOOKED_FOR}")
     fixed: list[str] = []
     for part in Path(pattern).parts[:-1]:
         if glob.has_magic(part):
@@ -109,8 +120,9 @@ def _below(folder: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from _wanted(Path(directory, name) for name in names)
+        zarrs = [name for name in subfolders if is_zarr(Path(directory, name))]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in zarrs]
+        yield from _wanted(Path(directory, name) for name in [*names, *zarrs])
 
 
 def _unreadable(error: OSError) -> None:
@@ -120,8 +132,9 @@ def _unreadable(error: OSError) -> None:
 def _wanted(paths: Iterator[Path] | list[Path]) -> Iterator[Path]:
     """Keep the images that somebody else made and did not hide."""
     for path in paths:
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file():
-            ours = path.stem.endswith(RESULT_ENDINGS) and _in_results(path.absolute().parent)
+        image = (path.suffix.lower() in SUFFIXES and path.is_file()) or is_zarr(path)
+        if image and not path.name.startswith("."):
+            ours = _without_suffix(path).name.endswith(RESULT_ENDINGS) and _in_results(path.absolute().parent)
             if not ours:
                 yield path
 
@@ -147,6 +160,13 @@ def _place(path: str, start: str | None) -> Path:
     return _without_suffix(Path(drive.strip("\\").rstrip(":").replace("\\", "_"), rest.lstrip("\\/")))
 
 
+def _remote_place(address: str) -> Path:
+    """Where the results of an address go: the last part of its path, or all parts from that of a .zarr."""
+    parts = [part for part in urlsplit(address).path.split("/") if part] or [urlsplit(address).netloc]
+    first = next((i for i, part in enumerate(parts) if part.lower().endswith(".zarr")), len(parts) - 1)
+    return _without_suffix(Path(*parts[first:]))
+
+
 def _without_suffix(path: Path) -> Path:
     return path.with_name(path.name[: len(path.name) - len(_suffix(path))])
 
@@ -164,10 +184,10 @@ def _told_apart(images: list[Input]) -> list[Input]:
     named = []
     for image in images:
         if len(groups[_as_on_any_disk(image.relative)]) > 1:
-            ending = _suffix(image.path).replace(".", "_")
+            ending = _suffix(Path(image.path)).replace(".", "_")
             image = replace(image, relative=image.relative.with_name(image.relative.name + ending))
         named.append(image)
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Path | str] = {}
     for image in named:
         if image.relative in taken:
             first = taken[image.relative]

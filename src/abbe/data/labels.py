@@ -120,10 +120,15 @@ def interpret_labels(pixels: np.ndarray, rgb: bool, name: str) -> Annotation:
 
 
 def _whole_numbers(pixels: np.ndarray, name: str) -> np.ndarray:
-    if pixels.dtype.kind == "f" and np.array_equal(pixels, np.rint(pixels)):
+    whole = pixels.dtype.kind == "f" and np.array_equal(pixels, np.rint(pixels))
+    if whole and np.abs(pixels).max(initial=0) < 2**62:
         return pixels.astype(np.int64)
     if pixels.dtype.kind not in "iub":
-        found = f"{pixels.dtype} with fractions or NaN" if pixels.dtype.kind == "f" else str(pixels.dtype)
+        found = (
+            f"{pixels.dtype} with fractions, NaN or numbers beyond 2^62"
+            if pixels.dtype.kind == "f"
+            else str(pixels.dtype)
+        )
         raise AbbeError(f"{name}: labels that are not labels: {found}; expected whole numbers, 0 for background")
     return pixels
 

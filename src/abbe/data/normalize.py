@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from abbe.ops.boxes import Box, whole
 
 MAX_PIXELS = 2**24
 """Up to here statistics use every pixel; a larger image is sampled by blocks on a regular grid."""
 COUNTED = 2**20
 """Values that are counted at a time, since counting widens them."""
 BLOCK = 256
-BLOCKS_PER_AXIS = 12
+BLOCKS = 144
+"""About as many blocks."""
 
-Region = Callable[[int, int, int, int], np.ndarray]
+Region = Callable[[Box], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -31,29 +36,31 @@ class Normalization:
     joint: bool = True
     """One range for all channels, which keeps colours; otherwise one for each."""
 
-    def statistics(self, region: Region, shape: tuple[int, int, int]) -> Statistics:
-        """Measure an image of ``shape`` (C, Y, X) that is read through ``region(y0, y1, x0, x1)``."""
+    def statistics(self, region: Region, shape: Sequence[int]) -> Statistics:
+        """Measure an image of extents ``shape``, (Z,) Y, X, whose ``region`` gives boxes (C, ...)."""
         return self.measure(sample_pixels(region, shape))
 
     def measure(self, pixels: np.ndarray) -> Statistics:
         """Measure (C, ...) pixels; NaN and infinity are left out."""
-        pixels = pixels.view(np.uint8) if pixels.dtype == bool else pixels  # there are no percentiles of bool
-        rows = pixels.reshape(1 if self.joint else len(pixels), -1)
+        rows = _countable(pixels).reshape(1 if self.joint else len(pixels), -1)
+        base = _base(rows) if self.kind != "none" else None
+        if base is not None:
+            rows = distance(rows, base[:, None])
         pairs = [self._range(row[np.isfinite(row)] if row.dtype.kind == "f" else row) for row in rows]
-        offset, scale = (np.array(values, np.float32).reshape(-1, 1, 1) for values in zip(*pairs, strict=True))
-        return Statistics(offset, scale)
+        offset, scale = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
+        return Statistics(offset, scale, base)
 
     def normalize(self, image: np.ndarray) -> np.ndarray:
         """Measure and normalise a whole image (C, Y, X) or (C, Z, Y, X)."""
-        flat = image.reshape(len(image), -1, image.shape[-1])
-        return self.measure(image).apply(flat).reshape(image.shape)
+        return self.measure(image).apply(image)
 
     def _range(self, values: np.ndarray) -> tuple[float, float]:
         """Offset and scale; a constant image has scale 1."""
         if self.kind == "none" or values.size == 0:
             return 0.0, 1.0
         if self.kind == "zscore":
-            return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)) or 1.0
+            with np.errstate(over="ignore"):
+                return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)) or 1.0
         low, high = self._bounds(values)
         return low, (high - low) or 1.0
 
@@ -68,19 +75,56 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was measured of one image: ``(value - offset) / scale``, each (C or 1, 1, 1)."""
+    """What was measured of one image: ``(value - base - offset) / scale``, each (C,) or (1,)."""
 
     offset: np.ndarray
+    """float64."""
     scale: np.ndarray
+    """float64."""
+    base: np.ndarray | None = None
+    """Of 64-bit whole numbers the smallest that was seen, in their type; None for all other types."""
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalise (C, Y, X) pixels to float32; NaN and infinity become 0."""
-        normalised = pixels.astype(np.float32)
-        normalised -= self.offset
-        normalised /= self.scale
+        """Normalise (C, ...) pixels to float32; NaN and infinity become 0.
+
+        Types that float32 does not hold exactly are brought near zero before they become float32: neighbouring values
+        of a 32-bit camera with a high offset stay apart.
+        """
+        channels = (-1, *[1] * (pixels.ndim - 1))
+        if self.base is not None:
+            pixels = distance(pixels, self.base.reshape(channels))
+        exact = np.can_cast(pixels.dtype, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # at the ends of floating point types
+            normalised = pixels.astype(np.float32 if exact else np.float64)
+            np.subtract(normalised, self.offset.astype(normalised.dtype).reshape(channels), out=normalised)
+            np.divide(normalised, self.scale.astype(normalised.dtype).reshape(channels), out=normalised)
+            normalised = normalised.astype(np.float32, copy=False)
         if pixels.dtype.kind == "f":
             np.nan_to_num(normalised, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return normalised
+
+
+def distance(values: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Subtract 64-bit whole numbers exactly, whatever their signs, and only then give float64."""
+    gap = values.astype(np.uint64) - base.astype(np.uint64)  # modulo 2⁶⁴, in which negative numbers are right too
+    below = values < base
+    np.negative(gap, out=gap, where=below)
+    distances = gap.astype(np.float64)
+    np.negative(distances, out=distances, where=below)
+    return distances
+
+
+def _countable(pixels: np.ndarray) -> np.ndarray:
+    """Widen types that have no percentiles: bool, and float16, whose differences overflow."""
+    if pixels.dtype == bool:
+        return pixels.view(np.uint8)
+    return pixels.astype(np.float32) if pixels.dtype == np.float16 else pixels
+
+
+def _base(rows: np.ndarray) -> np.ndarray | None:
+    """Take the smallest value of each row of 64-bit whole numbers, which float64 does not hold."""
+    exact = rows.dtype.kind not in "iu" or rows.dtype.itemsize < 8 or rows.size == 0
+    return None if exact else rows.min(axis=1)
 
 
 def percentiles(values: np.ndarray, wanted: tuple[float, ...]) -> list[float]:
@@ -95,18 +139,17 @@ def percentiles(values: np.ndarray, wanted: tuple[float, ...]) -> list[float]:
     return (below + (above - below) * (places % 1)).tolist()
 
 
-def sample_pixels(region: Region, shape: tuple[int, int, int]) -> np.ndarray:
+def sample_pixels(region: Region, shape: Sequence[int]) -> np.ndarray:
     """Read (C, N) pixels: all of a small image, blocks on a regular grid of a large one."""
-    channels, height, width = shape
-    if height * width <= MAX_PIXELS:
-        return region(0, height, 0, width).reshape(channels, -1)
-    blocks = [
-        region(y, min(y + BLOCK, height), x, min(x + BLOCK, width)).reshape(channels, -1)
-        for y in _starts(height)
-        for x in _starts(width)
-    ]
-    return np.concatenate(blocks, axis=1)
+    if math.prod(shape) <= MAX_PIXELS:
+        pixels = region(whole(shape))
+        return pixels.reshape(len(pixels), -1)
+    per_axis = round(BLOCKS ** (1 / len(shape)))
+    sides = BLOCK if len(shape) == 2 else round((BLOCK * BLOCK) ** (1 / len(shape)))
+    spans = [[(start, min(start + sides, extent)) for start in _starts(extent, sides, per_axis)] for extent in shape]
+    blocks = [region(box) for box in itertools.product(*spans)]
+    return np.concatenate([block.reshape(len(block), -1) for block in blocks], axis=1)
 
 
-def _starts(extent: int) -> np.ndarray:
-    return np.unique(np.linspace(0, max(extent - BLOCK, 0), BLOCKS_PER_AXIS).astype(int))
+def _starts(extent: int, side: int, number: int) -> list[int]:
+    return np.unique(np.linspace(0, max(extent - side, 0), number).astype(int)).tolist()

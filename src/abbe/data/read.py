@@ -1,9 +1,9 @@
 """Read images: a path or an array becomes a lazy :class:`Image` that knows its axes, pixel size and channels.
 
-TIFF (also OME-TIFF, ImageJ hyperstacks, the full resolution of pyramids), PNG, JPEG, BMP, GIF and WebP with
-one frame, and NPY. Files are known by their first bytes, not by their suffix. Nothing is loaded on opening; a
-region of an uncompressed TIFF or NPY is read through a memory map, that of a compressed TIFF decodes only the
-tiles or strips that it needs.
+TIFF (also OME-TIFF, ImageJ hyperstacks, the full resolution of pyramids), OME-Zarr (also at addresses), PNG, JPEG,
+BMP, GIF and WebP with one frame, NPY, and with the extra "formats" CZI, ND2 and LIF. Files are known by their first
+bytes, not by their suffix. Nothing is loaded on opening; a region of an uncompressed TIFF or NPY is read through a
+memory map, that of a compressed TIFF or of a Zarr decodes only the tiles, strips or chunks that it needs.
 
 Colour tables are expanded, except in ImageJ and OME files: there they only say how to display the values.
 Transparency is dropped. Orientation tags are not applied.
@@ -21,9 +21,11 @@ import numpy as np
 from abbe.data import axes as axes_of_image
 from abbe.data.axes import UNKNOWN, View
 from abbe.data.image import Image, first_channels
+from abbe.data.microscopes import microscope_of, open_microscope
+from abbe.data.ome_zarr import is_url, is_zarr, local_path, open_zarr
 from abbe.data.pictures import open_picture
 from abbe.data.tiff import open_tiff
-from abbe.errors import AbbeError
+from abbe.errors import AbbeError, reason
 
 _COLOURS = ("red", "green", "blue")
 
@@ -34,8 +36,9 @@ def read(source: Any, *, axes: str | None = None) -> Image:
     Parameters
     ----------
     source
-        Path of a file, or an array: NumPy's or anything with ``shape``, ``dtype`` and slices. A 2-D array is
-        YX; a 3-D array of 8-bit values with 3 or 4 in its last axis is a colour picture, YXC.
+        Path of a file, path or address of an OME-Zarr, or an array: NumPy's or anything with ``shape``, ``dtype``
+        and slices. A 2-D array is YX; a 3-D array of 8-bit values with 3 or 4 in its last axis is a colour picture,
+        YXC.
     axes
         One letter per axis, such as "TCYX", where file or array do not say it or say it wrongly.
 
@@ -46,7 +49,8 @@ def read(source: Any, *, axes: str | None = None) -> Image:
         of an array are ambiguous. A file with ambiguous axes opens; its ``planar`` raises.
     """
     if isinstance(source, (str, Path)):
-        image = _read_file(Path(source))
+        place = local_path(source)
+        image = open_zarr(place) if is_url(place) or is_zarr(place) else _read_file(Path(place))
     elif all(hasattr(source, attribute) for attribute in ("shape", "dtype", "__getitem__")):
         image = Image(source, _array_axes(source, axes), name="array")
     else:
@@ -111,20 +115,25 @@ def _read_file(path: Path) -> Image:
         with path.open("rb") as file:
             start = file.read(32)
     except IsADirectoryError:
-        raise AbbeError(f"{path}: is a folder; expected an image file") from None
+        raise AbbeError(f"{path}: is a folder; expected an image file or an OME-Zarr") from None
     except OSError as error:
         raise AbbeError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
     if not start:
         raise AbbeError(f"{path.name}: is empty (0 bytes)")
     if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return open_tiff(path)
+    if microscope := microscope_of(path, start):
+        return open_microscope(path, microscope)
     return _open_npy(path) if start[:6] == b"\x93NUMPY" else open_picture(path, start)
 
 
 def _open_npy(path: Path) -> Image:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise AbbeError(f"{path.name}: is not a readable NPY file ({error})") from error
+    except Exception as error:  # the header is a Python literal, which can be wrong in many ways
+        raise AbbeError(f"{path.name}: is not a readable NPY file ({reason(error)})") from error
     data = array if array.dtype.isnative else View(array, range(array.ndim))
-    return Image(data, _guess(array.shape, array.dtype), name=path.name, path=path, format="NPY")
+    image = Image(data, _guess(array.shape, array.dtype), name=path.name, path=path, format="NPY")
+    if left := path.stat().st_size - getattr(array, "offset", 0) - array.nbytes:
+        image.warnings.append(f"{left} bytes follow the array, which are not read")
+    return image

@@ -48,9 +48,3 @@ def pick(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Take from ``array`` the pixel nearest to every pixel of a grid of ``shape`` over the same field."""
     places = [((np.arange(new) + 0.5) * old / new).astype(np.intp) for new, old in zip(shape, array.shape)]
     return array[np.ix_(*places)]
-
-
-def scale_points(points: np.ndarray, shape: Sequence[int], new_shape: Sequence[int]) -> np.ndarray:
-    """Move ``points`` (N, axes) from a grid of ``shape`` to one of ``new_shape`` over the same field."""
-    factor = np.asarray(new_shape) / np.asarray(shape)
-    return ((points + 0.5) * factor - 0.5).astype(np.float32)  # integer coordinates are centres of pixels

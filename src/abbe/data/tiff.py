@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 import threading
 from collections import OrderedDict
@@ -17,11 +18,14 @@ import tifffile
 
 from abbe.data import axes as axes_of_image
 from abbe.data.axes import Bounds, Deferred, LazyArray, Palette, View
+from abbe.data.claims import ALWAYS, check_claim
 from abbe.data.image import Image, first_channels
-from abbe.errors import AbbeError
+from abbe.errors import AbbeError, reason
 
 _CACHE_BYTES = 64 * 2**20  # decoded tiles or strips kept per image
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
+_CODECS = dict.fromkeys((2, 3, 4), "fax") | dict.fromkeys((8, 32946), "deflate")
+_CODECS |= {1: "raw", 5: "lzw", 7: "jpeg", 32773: "run lengths"}
 _YCBCR_DECODED = {6, 7, 33003, 33005, 34712, 34892, 50001}  # JPEG, JPEG 2000 and WebP decode to RGB
 
 
@@ -34,7 +38,7 @@ def open_tiff(path: Path) -> Image:
     except AbbeError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in the parser
-        raise AbbeError(f"{path.name}: is not a readable TIFF, it may be cut off ({error})") from error
+        raise AbbeError(f"{path.name}: is not a readable TIFF, it may be cut off ({reason(error)})") from error
     if any(re.search("invalid page offset|TiffTag 270 .* invalid value offset", message) for message in messages):
         raise AbbeError(f"{path.name}: is cut off, some of its pages or their description lie behind its end")
     image.warnings.extend(messages)
@@ -91,6 +95,9 @@ def _check_series(path: Path, series: tifffile.TiffPageSeries, page: tifffile.Ti
     """Refuse colours and pages that have no plain reading."""
     if series.dtype is None:
         raise AbbeError(f"{path.name}: {page.bitspersample}-bit values of an unknown kind; expected integers or floats")
+    if series.dtype.kind in "iu" and any(16 < depth < 32 for depth in _depths(page)):
+        # Writers disagree on the order of their bytes.
+        raise AbbeError(f"{path.name}: whole numbers of {page.bitspersample} bits; expected 1 to 16, 32 or 64")
     name = getattr(page.photometric, "name", str(page.photometric))
     undecoded = page.photometric == _PHOTOMETRIC.YCBCR and page.compression not in _YCBCR_DECODED
     if undecoded or name in ("SEPARATED", "CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"):
@@ -98,6 +105,11 @@ def _check_series(path: Path, series: tifffile.TiffPageSeries, page: tifffile.Ti
         raise AbbeError(f"{path.name}: {colours} colours; expected grey or RGB, convert it first")
     if "S" in series.axes and "C" in series.axes:
         raise AbbeError(f"{path.name}: several channels of several samples each (axes {series.axes}) are not read")
+
+
+def _depths(page: tifffile.TiffPage) -> Sequence[int]:
+    """Bits of one value, for each sample where they differ."""
+    return (page.bitspersample,) if isinstance(page.bitspersample, int) else page.bitspersample
 
 
 def _samples(image: Image, page: tifffile.TiffPage) -> Image:
@@ -141,12 +153,13 @@ def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
         return data if layout.isnative else View(data, range(data.ndim))
     if _paged(series):
         return TiffPages(path, tiff, series)
+    check_claim(path.name, series.shape, series.dtype.itemsize, path.stat().st_size)
 
     def load() -> np.ndarray:
         try:
             return tifffile.imread(path)
         except Exception as error:  # as in open_tiff
-            raise AbbeError(f"{path.name}: is damaged or cut off ({error})") from error
+            raise AbbeError(f"{path.name}: is damaged or cut off ({reason(error)})") from error
 
     return Deferred(series.shape, series.dtype, load)
 
@@ -185,7 +198,6 @@ class TiffPages(LazyArray):
 
     def __init__(self, path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries):
         page = series.keyframe
-        page.init_decode()  # not safe from several threads
         self.shape, self.dtype = tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")
         self._name, self._file, self._series, self._page = path.name, tiff, series, page
         self._lock, self._places = threading.Lock(), dict[int, _Segments]()
@@ -197,9 +209,12 @@ class TiffPages(LazyArray):
         self._segment = _segment_shape(page)
         self._grid = tuple(-(-whole // segment) for whole, segment in zip(page.shaped, self._segment))
         self._check_ends(path)
+        page.init_decode()  # not safe from several threads
 
     def block(self, bounds: Bounds) -> np.ndarray:
         """Decode what the block needs."""
+        if math.prod(stop - start for start, stop in bounds) * self.dtype.itemsize > ALWAYS:
+            self.block([(start, start + 1) for start, _ in bounds])  # a false header shows before memory is taken
         out = np.full([stop - start for start, stop in bounds], self._page.nodata, self.dtype)
         leading, inner = bounds[: self._n_leading], bounds[self._n_leading :]
         normal = [(0, 1)] * 5
@@ -244,7 +259,7 @@ class TiffPages(LazyArray):
             tables, header = segments.jpegtables, self._page.jpegheader
             segment = self._page.decode(encoded, number, jpegtables=tables, jpegheader=header)[0]
         except Exception as error:  # each codec has its own
-            raise AbbeError(f"{self._name}: segment {number} of page {index} is damaged ({error})") from error
+            raise AbbeError(f"{self._name}: segment {number} of page {index} is damaged ({reason(error)})") from error
         if segment is not None:
             self._keep((index, number), segment)
         return segment
@@ -265,6 +280,7 @@ class TiffPages(LazyArray):
                 if page is None:
                     raise AbbeError(f"{self._name}: page {index} is missing; it is in another file of the set")
                 place = page.parent.filehandle.path, page.dataoffsets, page.databytecounts, page.jpegtables
+                self._check_segments(index, place[1], place[2])
                 self._places[index] = _Segments(*place)
             return self._places[index]
 
@@ -285,9 +301,22 @@ class TiffPages(LazyArray):
             page = self._series[index]
             if page is None or page.parent is not self._file:
                 continue
+            self._check_segments(index, page.dataoffsets, page.databytecounts)
             ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
             if max(ends, default=0) > path.stat().st_size:
                 raise AbbeError(f"{path.name}: is cut off, page {index} ends behind the end of the file")
+
+    def _check_segments(self, index: int, offsets: Sequence[int], counts: Sequence[int]) -> None:
+        """Find a header whose extents do not fit its list of tiles or strips, or what is stored of them."""
+        wanted, listed = math.prod(self._grid), min(len(offsets), len(counts))
+        if listed < wanted:
+            raise AbbeError(
+                f"{self._name}: is damaged, page {index} of {' x '.join(map(str, self._page.shape))} pixels needs "
+                f"{wanted} tiles or strips, but the file lists {listed}"
+            )
+        stored = [count for count in counts if count]  # a count of zero is a tile left out, which costs nothing
+        extents, codec = (len(stored), *self._segment), _CODECS.get(int(self._page.compression), "")
+        check_claim(self._name, extents, max(_depths(self._page)) / 8, sum(stored), codec)
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import shutil
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -34,6 +36,8 @@ PixelSize = Mapping[str, float] | Sequence[float] | None
 PNG_LEVEL = 2
 """Of zlib: a fifth of the default's time for hardly more bytes."""
 _TILE = 512
+_PYRAMID_FROM = 4096  # pixels along the longer side; smaller images are shown fast enough as they are
+_SMALLEST_LEVEL = 1024
 _CLASSIC_LIMIT = 2**31  # bytes before compression; a classic TIFF ends at 4 GiB
 _REASONS = {
     errno.ENOSPC: "no space left on the disk",
@@ -78,6 +82,48 @@ def atomic(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
+    """Write a folder whole or not at all: yields a temporary folder, empty; an older one is replaced at the end.
+
+    Raises
+    ------
+    AbbeError
+        As :func:`atomic`; also if there is a file of that name.
+    """
+    path = Path(path)
+    if not overwrite and path.exists():
+        raise AbbeError(f"{path}: exists already; choose another place or allow it with --overwrite")
+    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}{path.suffix}")
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace_folder(temporary, path)
+    except OSError as error:
+        inside = isinstance(error.filename, str) and temporary in Path(error.filename).parents
+        if _concerns_another_file(error, temporary, path) and not inside:
+            raise
+        raise AbbeError(f"{path}: cannot be written, {_reason(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Rename a folder over another; a system cannot do that in one step, as it can with files."""
+    old = path.with_name(f".{uuid.uuid4().hex[:12]}.old")
+    if path.exists():
+        os.rename(path, old)
+    try:
+        os.rename(new, path)
+    except OSError:
+        if old.exists():
+            os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _concerns_another_file(error: OSError, temporary: Path, path: Path) -> bool:
     """Tell whether the error names a file that was only read meanwhile."""
     return isinstance(error.filename, str) and Path(error.filename) not in (temporary, path, *path.parents)
@@ -120,6 +166,8 @@ def write_png(path: str | Path, rgb: np.ndarray, overwrite: bool = True) -> Path
 def write_labels(path: str | Path, labels: np.ndarray, pixel_size: PixelSize = None, overwrite: bool = True) -> Path:
     """Write a label image as a compressed OME-TIFF of the smallest unsigned type that holds the labels.
 
+    Large planes become pyramids, as :class:`LabelWriter` says; files of more than 2 GiB are BigTIFF.
+
     Parameters
     ----------
     path
@@ -160,9 +208,15 @@ def _tiff_options(path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel
     if len(shape) not in (2, 3) or 0 in shape:
         raise AbbeError(f"{path}: cannot be written, labels of shape {tuple(shape)}; expected (Y, X) or (Z, Y, X)")
     axes = "ZYX"[-len(shape) :]
-    sizes = _by_axis(pixel_size, axes)
+    sizes = sizes_by_axis(pixel_size, axes)
     # µm is the unit that OME-XML assumes.
-    metadata = {"axes": axes, **{f"PhysicalSize{axis.upper()}": size for axis, size in sizes.items()}}
+    # OME wants an identifier; one that is drawn at random would make equal results differ in their bytes.
+    identifier = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{Path(path).name} {tuple(shape)} {dtype}"))
+    metadata = {
+        "axes": axes,
+        "UUID": identifier,
+        **{f"PhysicalSize{axis.upper()}": size for axis, size in sizes.items()},
+    }
     options = {"compression": "zlib", "photometric": "minisblack", "metadata": metadata, "maxworkers": 1}
     if "x" in sizes and "y" in sizes:
         options |= {"resolution": (1e4 / sizes["x"], 1e4 / sizes["y"]), "resolutionunit": "CENTIMETER"}
@@ -170,7 +224,7 @@ def _tiff_options(path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel
     return options | {"file": {"ome": True, "bigtiff": big}}
 
 
-def _by_axis(pixel_size: PixelSize, axes: str) -> dict[str, float]:
+def sizes_by_axis(pixel_size: PixelSize, axes: str) -> dict[str, float]:
     """Name the sizes by their axis, leaving out those that are unknown."""
     if not isinstance(pixel_size, Mapping):
         pixel_size = dict(zip(axes.lower(), pixel_size or ()))
@@ -181,7 +235,9 @@ class LabelWriter:
     """Write a label image from top to bottom, in bands of any height, as a tiled and compressed OME-TIFF.
 
     A context manager. Holds about three bands of 512 rows at a time; compression runs in a thread of its
-    own. The file appears when the context ends after the last row.
+    own. The file appears when the context ends after the last row. Images of more than 4096 pixels along a side
+    get a pyramid of subsampled levels in SubIFDs, for which a nameless file in the same folder holds a quarter of
+    the pixels meanwhile.
 
     Parameters
     ----------
@@ -209,6 +265,7 @@ class LabelWriter:
         self._options = _tiff_options(path, shape, self._dtype, pixel_size)
         self._tile = [min(_TILE, -(-extent // 16) * 16) for extent in self._shape]  # TIFF: multiples of 16
         self._overwrite, self._n_rows = overwrite, 0
+        self._levels = _lower_levels(self._shape)
         self._bands: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=1)
         self._failure: BaseException | None = None
         self._context = ExitStack()
@@ -296,16 +353,53 @@ class LabelWriter:
         """Run in the thread: compress and write tiles as the bands come."""
         options = self._options | {"tile": tuple(self._tile)}
         try:
-            with tifffile.TiffWriter(temporary, **options.pop("file")) as tiff:
-                tiff.write(self._tiles(), shape=self._shape, dtype=self._dtype, **options)
+            with tifffile.TiffWriter(temporary, **options.pop("file")) as tiff, self._scratch(temporary) as scratch:
+                whole = {"shape": self._shape, "dtype": self._dtype, "subifds": len(self._levels)}
+                tiff.write(self._tiles(scratch), **whole, **options)
+                self._write_levels(tiff, scratch, options)
         except BaseException as failure:  # told to the caller, in whose thread it belongs
             self._failure = failure
 
-    def _tiles(self) -> Iterator[np.ndarray]:
+    def _scratch(self, temporary: Path) -> AbstractContextManager[IO[bytes] | None]:
+        """Open a file that vanishes by itself, for every second pixel of every second row."""
+        return tempfile.TemporaryFile(dir=temporary.parent) if self._levels else nullcontext()
+
+    def _write_levels(self, tiff: tifffile.TiffWriter, scratch: IO[bytes] | None, options: dict[str, Any]) -> None:
+        """Write the lower levels of the pyramid from the scratch file, which holds the first of them."""
+        if scratch is None:
+            return
+        scratch.flush()
+        half = np.memmap(scratch, self._dtype, "r", shape=self._levels[0])
+        same = {key: options[key] for key in ("compression", "photometric", "maxworkers", "tile")}
+        for number, shape in enumerate(self._levels):
+            level = half[:: 2**number, :: 2**number]
+            tiles = _tiles_of(level, *self._tile)
+            tiff.write(tiles, shape=shape, dtype=self._dtype, subfiletype=1, metadata=None, **same)
+
+    def _tiles(self, scratch: IO[bytes] | None) -> Iterator[np.ndarray]:
         height, width = self._tile
-        for _ in range(0, self._shape[0], height):
+        for top in range(0, self._shape[0], height):
             band = self._bands.get()
             if band is None:
                 raise ValueError(f"{self._path}: {self._n_rows} of {self._shape[0]} rows were written")
+            if scratch is not None:  # tiles have an even height, so that every band starts with a kept row
+                scratch.write(band[: self._shape[0] - top : 2, : self._shape[1] : 2].tobytes())
             for left in range(0, band.shape[1], width):
                 yield np.ascontiguousarray(band[:, left : left + width])
+
+
+def _lower_levels(shape: tuple[int, int]) -> list[tuple[int, int]]:
+    """Extents of the levels below a large image, each half of the one above it."""
+    levels: list[tuple[int, int]] = []
+    while max(shape) > (_SMALLEST_LEVEL if levels else _PYRAMID_FROM):
+        shape = -(-shape[0] // 2), -(-shape[1] // 2)
+        levels.append(shape)
+    return levels
+
+
+def _tiles_of(plane: np.ndarray, height: int, width: int) -> Iterator[np.ndarray]:
+    """Cut a plane into tiles; what lies beyond it is 0."""
+    for top in range(0, plane.shape[0], height):
+        for left in range(0, plane.shape[1], width):
+            tile = plane[top : top + height, left : left + width]
+            yield np.pad(tile, ((0, height - tile.shape[0]), (0, width - tile.shape[1])))

@@ -136,11 +136,6 @@ def touches_border(labels: np.ndarray, n: int) -> np.ndarray:
     return touching[1:]
 
 
-def clear_border(labels: np.ndarray) -> np.ndarray:
-    """Remove the objects that touch the edge of the image; the others keep their numbers."""
-    return _without(labels, border_labels(labels))
-
-
 def remove_small(labels: np.ndarray, min_area: int) -> np.ndarray:
     """Remove the objects of fewer than ``min_area`` pixels; the others keep their numbers."""
     if largest_label(labels) <= 4 * labels.size:

@@ -51,24 +51,6 @@ def _common_runs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.diff(starts, append=a.size)
 
 
-def iou_matrix(truth: np.ndarray, predicted: np.ndarray) -> sparse.coo_array:
-    """Compute the intersection over union of every pair of objects that overlap.
-
-    Returns
-    -------
-    scipy.sparse.coo_array
-        float64 in (0, 1], (largest label of truth, largest label of predicted): the object with label ``i``
-        is row or column ``i - 1``; pairs that do not overlap are not stored.
-    """
-    overlap = contingency(truth, predicted)
-    truth_area, predicted_area = overlap.sum(axis=1), overlap.sum(axis=0)
-    objects = (overlap.row > 0) & (overlap.col > 0)
-    row, column, shared = overlap.row[objects], overlap.col[objects], overlap.data[objects]
-    iou = shared / (truth_area[row] + predicted_area[column] - shared)
-    shape = (overlap.shape[0] - 1, overlap.shape[1] - 1)
-    return sparse.coo_array((iou, (row - 1, column - 1)), shape=shape)
-
-
 def assign(row: np.ndarray, column: np.ndarray, score: np.ndarray) -> np.ndarray:
     """Pick most pairs such that no row or column occurs twice; of such choices that of greatest total score.
 

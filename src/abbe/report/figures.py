@@ -6,7 +6,7 @@ Every function returns a ``<figure>`` whose texts are escaped; numbers that are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import numpy as np
@@ -15,10 +15,9 @@ WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 40
 MAX_BINS = 48
 MAX_BARS = 40
-MAX_POINTS = 2000
 TAIL = 99.5
 """Percentile that a histogram's axis reaches where a few values lie far beyond it."""
-SERIES_COLOURS = ("#1f7a8c", "#d1495b", "#8a6fb8", "#c98a1b", "#4a8f3c", "#6b7280")
+COLOUR, ACCENT = "#1f7a8c", "#d1495b"
 
 
 def histogram(numbers: Sequence[float] | np.ndarray, label: str, unit: str = "") -> str:
@@ -61,57 +60,6 @@ def bars(names: Sequence[str], values: Sequence[float] | np.ndarray, label: str,
     return _figure(label, note, [plot.axes("image", _axis_title(label, unit), x_ticks=False), *body])
 
 
-def scatter(
-    x: Sequence[float] | np.ndarray,
-    y: Sequence[float] | np.ndarray,
-    x_label: str,
-    y_label: str,
-    *,
-    x_unit: str = "",
-    y_unit: str = "",
-) -> str:
-    """Draw one dot per pair; of more than 2000 pairs an evenly spaced choice is shown and the note says so."""
-    pairs = np.stack([np.asarray(x, np.float64), np.asarray(y, np.float64)])
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    n, title = pairs.shape[1], f"{y_label} against {x_label}"
-    if n == 0:
-        return _empty(title)
-    plot = _Plot(_span(pairs[0]), _span(pairs[1]))
-    shown = pairs[:, np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(int)]
-    # One path of round-capped strokes without length is ten times smaller than as many circles.
-    dots = "".join(f"M{plot.x(a):.1f} {plot.y(b):.1f}h0" for a, b in shown.T)
-    note = f"n = {n:,}" + (f", {MAX_POINTS:,} of them shown" if n > MAX_POINTS else "")
-    body = [
-        f'<path class="dots" d="{dots}" fill="none" stroke="{SERIES_COLOURS[0]}" stroke-width="4" '
-        'stroke-linecap="round" stroke-opacity="0.45"/>',
-        plot.axes(_axis_title(x_label, x_unit), _axis_title(y_label, y_unit)),
-    ]
-    return _figure(title, note, body)
-
-
-def lines(
-    series: Mapping[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
-    label: str,
-    x_label: str,
-    y_label: str,
-) -> str:
-    """Draw one line per name, each from its pair of x and y values, with a legend; gaps where y is not finite."""
-    pairs = {name: (np.asarray(x, np.float64), np.asarray(y, np.float64)) for name, (x, y) in series.items()}
-    known = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in pairs.values()]
-    if not any(x.size for x, _ in known):
-        return _empty(label)
-    plot = _Plot(_span(np.concatenate([x for x, _ in known])), _span(np.concatenate([y for _, y in known])))
-    body, legend = [], []
-    for index, (name, (x, y)) in enumerate(pairs.items()):
-        colour = SERIES_COLOURS[index % len(SERIES_COLOURS)]
-        body.append(
-            f'<path d="{plot.path(x, y)}" fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round"/>'
-        )
-        legend.append(f'<span class="key"><i style="background:{colour}"></i>{escape(name)}</span>')
-    body.append(plot.axes(x_label, y_label))
-    return _figure(label, "", body, legend="".join(legend))
-
-
 class _Plot:
     """The map from data to the drawing, and what is drawn with it."""
 
@@ -134,7 +82,7 @@ class _Plot:
         width = max(self.x(right) - x - 1, 0.5)
         return (
             f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
-            f'fill="{SERIES_COLOURS[0]}"><title>{escape(text)}</title></rect>'
+            f'fill="{COLOUR}"><title>{escape(text)}</title></rect>'
         )
 
     def vertical(self, value: float) -> str:
@@ -142,17 +90,8 @@ class _Plot:
         x = f"{self.x(value):.1f}"
         return (
             f'<line class="median" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" '
-            'stroke="#d1495b" stroke-width="1.5" stroke-dasharray="4 3"/>'
+            f'stroke="{ACCENT}" stroke-width="1.5" stroke-dasharray="4 3"/>'
         )
-
-    def path(self, x: np.ndarray, y: np.ndarray) -> str:
-        """Describe a line through the points, broken where y is not finite."""
-        parts, pen = [], "M"
-        for a, b in zip(x, y):
-            if np.isfinite(b):
-                parts.append(f"{pen}{self.x(a):.1f} {self.y(b):.1f}")
-            pen = "L" if np.isfinite(b) else "M"
-        return "".join(parts)
 
     def axes(self, x_title: str, y_title: str, x_ticks: bool = True) -> str:
         """Draw the base line, ticks, their numbers and both titles."""
@@ -178,10 +117,10 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _figure(title: str, note: str, body: Sequence[str], legend: str = "") -> str:
+def _figure(title: str, note: str, body: Sequence[str]) -> str:
     about = escape(f"{title}. {note}" if note else title)
     return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span>{legend}</figcaption>'
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{about}" font-family="system-ui, sans-serif" '
         f'font-size="11">{"".join(body)}</svg></figure>'
     )

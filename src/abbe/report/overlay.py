@@ -88,11 +88,15 @@ def _shrunk_picture(pixels: Pixels, limits: Limits, factor: int) -> np.ndarray:
 
 
 def _block_mean(band: np.ndarray, factor: int) -> np.ndarray:
-    """Average squares of `factor` pixels, (C, Y, X) float32; what the edge cuts off is averaged over what is there."""
+    """Average squares of `factor` pixels, (C, Y, X); what the edge cuts off is averaged over what is there.
+
+    float32, or float64 for values that float32 does not hold exactly.
+    """
+    kind = np.result_type(band.dtype, np.float32)
     if factor == 1:
-        return band.astype(np.float32)
+        return band.astype(kind)
     channels, height, width = band.shape
-    sums = np.zeros((channels, math.ceil(height / factor), math.ceil(width / factor)), np.float32)
+    sums = np.zeros((channels, math.ceil(height / factor), math.ceil(width / factor)), kind)
     counts = np.zeros(sums.shape[1:], np.float32)
     for y, x in np.ndindex(factor, factor):
         part = band[:, y::factor, x::factor]
@@ -115,11 +119,13 @@ def _coloured(band: np.ndarray, limits: Limits) -> np.ndarray:
 
 def _stretch(channel: np.ndarray, low: float, high: float) -> None:
     """Map `low` to 0 and `high` to 255 in place; where both are one value, that becomes mid-grey."""
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
     with np.errstate(invalid="ignore", over="ignore"):
         channel -= low
-        channel *= 255 / (high - low)
+        if high > low:
+            channel *= 255 / (high - low)
+        else:  # values of 64 bits may be too large for any small step beside them
+            channel += 0.5
+            channel *= 255
     np.clip(channel, 0, 255, out=channel)
     channel[np.isnan(channel)] = 0
 

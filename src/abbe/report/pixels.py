@@ -181,13 +181,14 @@ class _Tally:
         if values.size == 0:
             return
         self.finite += values.size
-        self.total += float(values.sum(dtype=np.float64))
+        with np.errstate(over="ignore"):  # near the end of float64 the mean is infinite
+            self.total += float(values.sum(dtype=np.float64))
         self.minimum = min(self.minimum, float(values.min()))
-        top = float(values.max())
+        top = values.max()
         if top > self.maximum:
-            self.maximum, self.at_maximum = top, 0
+            self.maximum, self.at_maximum = float(top), 0
         if top == self.maximum:
-            self.at_maximum += int(np.count_nonzero(values == values.dtype.type(top)))
+            self.at_maximum += int(np.count_nonzero(values == top))
 
 
 def _percentiles(sample: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where tiles lie on an image: row by row, from left to right.
+"""Where tiles lie on an image or a stack: in reading order, the last axis fastest.
 
 A tile writes its *core* and reads a *window*: the core and, around it, the context (halo) that makes the core equal to
 what the network would give on the whole image. Cores start at multiples of the network's stride, so that pooling sees
@@ -8,16 +8,14 @@ the whole image does; networks with unpadded convolutions read a mirrored margin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from abbe.contract import Geometry
 from abbe.errors import AbbeError
-
-Span = tuple[int, int]  # start, stop
-Box = tuple[int, int, int, int]  # y0, y1, x0, x1
+from abbe.ops.boxes import Box, Span
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Tile:
     """What is kept of the output: the core, and the grid's margin around it within the image."""
     window: Box
     """What the network reads; may reach beyond the image, where it is mirrored."""
-    origin: tuple[int, int]
+    origin: tuple[int, ...]
     """Where the network's output starts."""
 
 
@@ -41,35 +39,40 @@ class Grid:
     Parameters
     ----------
     shape
-        (Y, X) of the image.
+        Extents of the image, (Z,) Y, X.
     core
-        (Y, X) of a tile's core, multiples of ``geometry.multiple``; see :func:`plan`.
+        Extents of a tile's core, multiples of ``geometry.multiple``; see :func:`plan`.
     geometry
         Of the method.
     margin
-        Pixels around each core to keep as well, as exact as the core; a multiple of the stride.
+        Pixels around each core to keep as well, as exact as the core; per axis, multiples of the stride.
     """
 
-    shape: tuple[int, int]
-    core: tuple[int, int]
+    shape: tuple[int, ...]
+    core: tuple[int, ...]
     geometry: Geometry
-    margin: int = 0
+    margin: tuple[int, ...]
 
     def __iter__(self) -> Iterator[Tile]:
-        columns = list(self._spans(1))
-        for y in self._spans(0):
-            for x in columns:
-                yield Tile(y[0] + x[0], y[1] + x[1], y[2] + x[2], (y[3], x[3]))
+        axes = [list(self._spans(axis)) for axis in range(len(self.shape))]
+        for along in itertools.product(*axes):
+            core, kept, window, origin = zip(*along, strict=True)
+            yield Tile(core, kept, window, origin)
 
     def __len__(self) -> int:
-        return int(np.prod([-(-extent // core) for extent, core in zip(self.shape, self.core, strict=True)]))
+        return math.prod(self.counts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Tiles along each axis."""
+        return tuple(-(-extent // core) for extent, core in zip(self.shape, self.core, strict=True))
 
     def _spans(self, axis: int) -> Iterator[tuple[Span, Span, Span, int]]:
         """Core, kept part, window and output origin along one axis."""
-        extent, step = self.shape[axis], self.core[axis]
+        extent, step, margin = self.shape[axis], self.core[axis], self.margin[axis]
         for start in range(0, extent, step):
             end = min(start + step, extent)
-            kept = max(start - self.margin, 0), min(end + self.margin, extent)
+            kept = max(start - margin, 0), min(end + margin, extent)
             window = self._window(axis, *kept)
             origin = window[0] + (context(self.geometry, axis) if self.geometry.crops else 0)
             yield (start, end), kept, window, origin
@@ -96,7 +99,7 @@ def fit(extent: int, multiple: int, remainder: int = 0) -> int:
     return extent + (remainder - extent) % multiple
 
 
-def plan(shape: tuple[int, int], geometry: Geometry, tile: int, margin: int = 0) -> Grid:
+def plan(shape: Sequence[int], geometry: Geometry, tile: Sequence[int], margin: Sequence[int] | None = None) -> Grid:
     """Choose cores so that no window exceeds ``tile`` pixels along an axis.
 
     Cores are made equal in size rather than full with a rest, since a batch wants tiles of one shape.
@@ -106,18 +109,25 @@ def plan(shape: tuple[int, int], geometry: Geometry, tile: int, margin: int = 0)
     AbbeError
         When ``tile`` leaves no core beside the halo.
     """
+    whole, around = tuple(shape), tuple(margin or [0] * len(shape))
     if geometry.halo is None:
-        return Grid(shape, (fit(shape[0], geometry.multiple[0]), fit(shape[1], geometry.multiple[1])), geometry)
-    core = []
-    for axis, extent in enumerate(shape):
-        around, multiple = context(geometry, axis) + margin, geometry.multiple[axis]
-        window = tile - (tile - geometry.remainder[axis]) % multiple
-        room = (window - 2 * around) // multiple * multiple
-        if room < multiple:
-            raise AbbeError(
-                f"tile of {tile} px leaves nothing beside the halo of {around} px that the network needs on each "
-                f"side; choose --tile {fit(2 * (around + multiple), 64)} or more"
-            )
-        number = -(-extent // room)
-        core.append(fit(-(-extent // number), multiple))
-    return Grid(shape, (core[0], core[1]), geometry, margin)
+        core = tuple(fit(extent, multiple) for extent, multiple in zip(whole, geometry.multiple, strict=True))
+        return Grid(whole, core, geometry, (0,) * len(whole))
+    core = tuple(_core(extent, geometry, axis, tile[axis], around[axis]) for axis, extent in enumerate(whole))
+    return Grid(whole, core, geometry, around)
+
+
+def _core(extent: int, geometry: Geometry, axis: int, tile: int, margin: int) -> int:
+    around, multiple = context(geometry, axis) + margin, geometry.multiple[axis]
+    whole = fit(extent, multiple, geometry.remainder[axis]) if not geometry.crops else math.inf
+    if whole <= tile:
+        return fit(extent, multiple)  # one window holds the axis: it needs no context
+    window = tile - (tile - geometry.remainder[axis]) % multiple
+    room = (window - 2 * around) // multiple * multiple
+    if room < multiple:
+        raise AbbeError(
+            f"tile of {tile} px leaves nothing beside the halo of {around} px that the network needs on each "
+            f"side; choose --tile {fit(2 * (around + multiple), 64)} or more"
+        )
+    number = -(-extent // room)
+    return fit(-(-extent // number), multiple)

@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -45,6 +46,8 @@ class Predictor:
 
     Attributes
     ----------
+    method : Method
+        What it was prepared from.
     device, precision, backend : str
         What was chosen.
     """
@@ -57,12 +60,17 @@ class Predictor:
         precision: Precision = "auto",
         backend: Backend = "auto",
     ):
+        self.method = method
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.backend = choose_backend(backend, self.device, self.precision)
         tune_allocator()
         self.limit: int | None = None
         self._compute = self._openvino(method) if self.backend == "openvino" else self._torch(method)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the plain method; it is prepared again where it arrives."""
+        return partial(Predictor, device=self.device, precision=self.precision, backend=self.backend), (self.method,)
 
     def __call__(self, windows: np.ndarray) -> Maps:
         """Compute maps (B, K, Y, X), float32, of windows (B, C, Y, X), in parts if memory is short.

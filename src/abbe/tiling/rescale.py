@@ -7,65 +7,81 @@ the whole resampled image. Shrinking averages (a triangle as wide as the step), 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import sparse
 
+from abbe.ops.boxes import Box, corner, slices
 from abbe.tiling.run import Region
 from abbe.tiling.stitch import Patch
 
 MARGIN = 16
 """Pixels beyond a tile's core that resampling its maps may ask for, up to a factor of 8 between the two images."""
+Weights = tuple[int, sparse.csr_array]
+"""First source index that is needed along an axis, and a matrix (new, needed) whose rows sum to one."""
 
 
-def scaled_shape(shape: tuple[int, int], scale: float) -> tuple[int, int]:
+def scaled_shape(shape: Sequence[int], scale: Sequence[float]) -> tuple[int, ...]:
     """Extents of an image after scaling, at least one pixel."""
-    return max(round(shape[0] * scale), 1), max(round(shape[1] * scale), 1)
+    return tuple(max(round(extent * factor), 1) for extent, factor in zip(shape, scale, strict=True))
 
 
-def margin_for(scale: float) -> int:
+def margin_for(scale: Sequence[float]) -> tuple[int, ...]:
     """Give the margin for maps of an image that was enlarged by ``scale``, in steps of :data:`MARGIN`."""
-    return MARGIN * max(math.ceil(scale / 8), 1)
+    return tuple(MARGIN * max(math.ceil(factor / 8), 1) for factor in scale)
 
 
-def scaled_region(region: Region, shape: tuple[int, int], target: tuple[int, int]) -> Region:
+def scaled_region(region: Region, shape: Sequence[int], target: Sequence[int]) -> Region:
     """Read an image of ``shape`` as if it had the extents ``target``."""
 
-    def read(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        top, rows = weights(y0, y1, target[0], shape[0])
-        left, columns = weights(x0, x1, target[1], shape[1])
-        source = region(top, top + rows.shape[1], left, left + columns.shape[1])
-        return resample(source, rows, columns)
+    def read(box: Box) -> np.ndarray:
+        along = axis_weights(box, target, shape)
+        source = tuple((first, first + matrix.shape[1]) for first, matrix in along)
+        return resample(region(source), [matrix for _, matrix in along])
 
     return read
 
 
-def rescale(patches: Iterable[Patch], shape: tuple[int, int], target: tuple[int, int]) -> Iterator[Patch]:
+def rescale(patches: Iterable[Patch], shape: Sequence[int], target: Sequence[int]) -> Iterator[Patch]:
     """Turn the patches of an image of ``shape`` into those of an image of ``target``, without margins.
 
     The new cores partition the new image. What a core needs from beyond the old one must lie in the margin that the
     patch keeps, see :func:`margin_for`.
     """
     for patch in patches:
-        y0, y1, x0, x1 = (round(place * target[i // 2] / shape[i // 2]) for i, place in enumerate(patch.core))
-        if y0 == y1 or x0 == x1:
-            continue  # a sliver that falls between two pixels of the target
-        top, rows = weights(y0, y1, target[0], shape[0])
-        left, columns = weights(x0, x1, target[1], shape[1])
-        top, left = top - patch.kept[0], left - patch.kept[2]
-        height, width = rows.shape[1], columns.shape[1]
-        parts = {name: maps[:, top : top + height, left : left + width] for name, maps in patch.maps.items()}
-        core = (y0, y1, x0, x1)
-        yield Patch(core, core, {name: resample(part, rows, columns) for name, part in parts.items()})
+        core = rescaled_core(patch.core, shape, target)
+        if core is not None:
+            along = axis_weights(core, target, shape)
+            needed = tuple((first, first + matrix.shape[1]) for first, matrix in along)
+            part, matrices = slices(needed, corner(patch.kept)), [matrix for _, matrix in along]
+            yield Patch(core, core, {name: resample(maps[:, *part], matrices) for name, maps in patch.maps.items()})
 
 
-def resample(image: np.ndarray, rows: sparse.csr_array, columns: sparse.csr_array) -> np.ndarray:
-    """Apply row and column weights to (C, Y, X)."""
-    return np.stack([(columns @ (rows @ plane).T).T for plane in image]).astype(np.float32, copy=False)
+def rescaled_core(core: Box, shape: Sequence[int], target: Sequence[int]) -> Box | None:
+    """Find the pixels of the target that a core stands for; None for a sliver that falls between two of them."""
+    found = tuple(
+        (round(start * new / old), round(stop * new / old))
+        for (start, stop), new, old in zip(core, target, shape, strict=True)
+    )
+    return None if any(start == stop for start, stop in found) else found
 
 
-def weights(start: int, stop: int, extent: int, source: int) -> tuple[int, sparse.csr_array]:
+def axis_weights(box: Box, extent: Sequence[int], source: Sequence[int]) -> list[Weights]:
+    """Give the weights for a box of an image of ``extent``, axis by axis."""
+    return [weights(*span, new, old) for span, new, old in zip(box, extent, source, strict=True)]
+
+
+def resample(image: np.ndarray, matrices: Sequence[sparse.csr_array]) -> np.ndarray:
+    """Apply the weights of each spatial axis to (C, ...)."""
+    for axis, matrix in enumerate(matrices, 1):
+        first = np.moveaxis(image, axis, 0)
+        flat = matrix @ np.ascontiguousarray(first, dtype=np.float32).reshape(len(first), -1)
+        image = np.moveaxis(flat.reshape(-1, *first.shape[1:]), 0, axis)
+    return np.ascontiguousarray(image)
+
+
+def weights(start: int, stop: int, extent: int, source: int) -> Weights:
     """Weights of source pixels for the output pixels start..stop.
 
     Parameters
@@ -77,8 +93,8 @@ def weights(start: int, stop: int, extent: int, source: int) -> tuple[int, spars
 
     Returns
     -------
-    tuple
-        First source index that is needed, and a matrix (stop - start, needed), whose rows sum to one.
+    Weights
+        The matrix has a row per output pixel.
     """
     step = source / extent
     reach = max(step, 1.0)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
 
-from abbe.tiling.grid import Box, Grid, Tile
+from abbe.ops.boxes import Box
+from abbe.tiling.grid import Tile
 from abbe.tiling.prefetch import prefetch
 from abbe.tiling.stitch import Patch, cut
 
-Region = Callable[[int, int, int, int], np.ndarray]
+Region = Callable[[Box], np.ndarray]
+"""Reads the normalised pixels (C, ...), float32, of a box inside the image."""
 Predict = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def run(region: Region, grid: Grid, predict: Predict, *, batch: int = 1) -> Iterator[Patch]:
+def run(
+    region: Region, shape: Sequence[int], tiles: Iterable[Tile], predict: Predict, *, batch: int = 1
+) -> Iterator[Patch]:
     """Compute the maps of an image, tile by tile.
 
     Parameters
     ----------
     region
-        ``region(y0, y1, x0, x1)`` reads normalised pixels (C, Y, X), float32, inside the image.
-    grid
-        Its tiles.
+        Reads pixels of the image.
+    shape
+        Its extents, (Z,) Y, X.
+    tiles
+        Which tiles of its grid.
     predict
-        Takes windows (B, C, Y, X), gives maps (B, K, Y, X) by name.
+        Takes windows (B, C, ...), gives maps (B, K, ...) by name.
     batch
         Windows of one shape to compute at once.
 
@@ -34,10 +40,10 @@ def run(region: Region, grid: Grid, predict: Predict, *, batch: int = 1) -> Iter
     Patch
         In the order of the tiles.
     """
-    windows = prefetch((tile, read_window(region, tile.window, grid.shape)) for tile in grid)
+    windows = prefetch((tile, read_window(region, tile.window, shape)) for tile in tiles)
     for group in batches(windows, batch):
-        stack = np.stack([window for _, window in group]) if len(group) > 1 else group[0][1][None]  # (B, C, Y, X)
-        outputs = predict(stack)  # (B, K, Y, X)
+        stack = np.stack([window for _, window in group]) if len(group) > 1 else group[0][1][None]  # (B, C, ...)
+        outputs = predict(stack)  # (B, K, ...)
         for i, (tile, _) in enumerate(group):
             yield cut(tile, {name: maps[i] for name, maps in outputs.items()})
 
@@ -55,16 +61,16 @@ def batches(windows: Iterable[tuple[Tile, np.ndarray]], size: int) -> Iterator[l
             yield group
 
 
-def read_window(region: Region, window: Box, shape: tuple[int, int]) -> np.ndarray:
-    """Read a window (C, Y, X); what lies beyond the image is mirrored, as often as needed."""
-    y0, y1, x0, x1 = window
-    height, width = shape
-    if y0 >= 0 and x0 >= 0 and y1 <= height and x1 <= width:
-        return region(y0, y1, x0, x1)
-    rows, columns = mirrored(y0, y1, height), mirrored(x0, x1, width)
-    top, left = rows.min(), columns.min()
-    inside = region(int(top), int(rows.max()) + 1, int(left), int(columns.max()) + 1)
-    return inside[:, rows - top][:, :, columns - left]
+def read_window(region: Region, window: Box, shape: Sequence[int]) -> np.ndarray:
+    """Read a window (C, ...); what lies beyond the image is mirrored, as often as needed."""
+    if all(start >= 0 and stop <= extent for (start, stop), extent in zip(window, shape, strict=True)):
+        return region(window)
+    places = [mirrored(*span, extent) for span, extent in zip(window, shape, strict=True)]
+    inside = tuple((int(along.min()), int(along.max()) + 1) for along in places)
+    pixels = region(inside)
+    for axis, (along, (first, _)) in enumerate(zip(places, inside, strict=True), 1):
+        pixels = pixels.take(along - first, axis=axis)
+    return pixels
 
 
 def mirrored(start: int, stop: int, extent: int) -> np.ndarray:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from abbe.tiling.grid import Box, Tile
+from abbe.ops.boxes import Box, corner, slices
+from abbe.tiling.grid import Tile
 
 Maps = dict[str, np.ndarray]
 
@@ -21,25 +22,22 @@ class Patch:
     kept: Box
     """Where the maps lie: the core, and perhaps a margin around it."""
     maps: Maps
-    """(C, y1 - y0, x1 - x0) of ``kept``, by name."""
+    """(C, ...) of ``kept``, by name."""
 
 
 def cut(tile: Tile, outputs: Maps) -> Patch:
-    """Cut what a tile keeps out of the network's outputs (C, Y, X)."""
-    y0, y1, x0, x1 = tile.kept
-    rows = slice(y0 - tile.origin[0], y1 - tile.origin[0])
-    columns = slice(x0 - tile.origin[1], x1 - tile.origin[1])
-    return Patch(tile.core, tile.kept, {name: maps[:, rows, columns].copy() for name, maps in outputs.items()})
+    """Cut what a tile keeps out of the network's outputs (C, ...)."""
+    kept = slices(tile.kept, tile.origin)
+    return Patch(tile.core, tile.kept, {name: maps[:, *kept].copy() for name, maps in outputs.items()})
 
 
-def stitch(patches: Iterable[Patch], shape: tuple[int, int]) -> Maps:
-    """Join the cores of all patches to whole maps (C, Y, X)."""
+def stitch(patches: Iterable[Patch], shape: Sequence[int]) -> Maps:
+    """Join the cores of all patches to whole maps (C, ...)."""
     whole: Maps = {}
     for patch in patches:
-        y0, y1, x0, x1 = patch.core
-        top, left = y0 - patch.kept[0], x0 - patch.kept[2]
+        into, out_of = slices(patch.core), slices(patch.core, corner(patch.kept))
         for name, maps in patch.maps.items():
             if name not in whole:
                 whole[name] = np.empty((len(maps), *shape), maps.dtype)
-            whole[name][:, y0:y1, x0:x1] = maps[:, top : top + y1 - y0, left : left + x1 - x0]
+            whole[name][:, *into] = maps[:, *out_of]
     return whole

@@ -41,17 +41,26 @@ class SampleOrder:
     size
         Samples in the data set; when they do not fill a batch, it takes them from several passes.
     batch_size
-        Samples per step and device.
+        Samples per step, those of all processes together.
     seed
         Seed of the orders.
     rank, world
-        Number of this device and how many there are; they share each step's samples.
+        Number of this process and how many there are; each takes its equal part of a step's samples, in order, so
+        that a step has the same samples whatever their number.
+
+    Raises
+    ------
+    ValueError
+        When ``batch_size`` is no multiple of ``world``.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.size, self.batch_size, self.seed, self.rank, self.world = size, batch_size, seed, rank, world
-        self.steps_per_pass = max(1, size // (batch_size * world))
-        self._passes_per_step = math.ceil(batch_size * world / size)  # 1, unless the data set is tiny
+        if batch_size % world:
+            raise ValueError(f"{world} processes cannot share {batch_size} samples equally")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.part = range(batch_size)[rank * batch_size // world : (rank + 1) * batch_size // world]
+        self.steps_per_pass = max(1, size // batch_size)
+        self._passes_per_step = math.ceil(batch_size / size)  # 1, unless the data set is tiny
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def first_pass(self, step: int) -> int:
@@ -59,9 +68,9 @@ class SampleOrder:
         return step // self.steps_per_pass * self._passes_per_step
 
     def keys(self, step: int) -> list[Key]:
-        """Return (pass, index) of this device's samples at a step."""
-        first = (step % self.steps_per_pass * self.world + self.rank) * self.batch_size
-        return [self._key(self.first_pass(step), place) for place in range(first, first + self.batch_size)]
+        """Return (pass, index) of this process's samples at a step."""
+        first = step % self.steps_per_pass * self.batch_size
+        return [self._key(self.first_pass(step), first + place) for place in self.part]
 
     def _key(self, first_pass: int, place: int) -> Key:
         turn, place = first_pass + place // self.size, place % self.size

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from abbe.train.sharding import copy_whole, local
+
 
 class MovingAverage:
     """Average of every floating-point parameter and buffer over the training steps.
@@ -19,25 +21,27 @@ class MovingAverage:
     Parameters
     ----------
     module
-        What to follow; its tensors must keep their storage.
+        What to follow; its tensors must stay the same. Where processes hold a part of each, so do the averages.
     decay
         Between 0 and 1.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._live = {name: t for name, t in module.state_dict().items() if t.is_floating_point()}
+        everything = module.state_dict(keep_vars=True)
+        self._live = {name: t for name, t in everything.items() if t.is_floating_point()}
         self._average = {name: t.detach().clone() for name, t in self._live.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after the step with this number, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._average.values()), list(self._live.values()), 1.0 - decay)
+        average, live = (list(map(local, tensors.values())) for tensors in (self._average, self._live))
+        torch._foreach_lerp_(average, live, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Exchange the module's weights for their average within a ``with`` block."""
+        """Exchange the module's weights for their average within a ``with`` block; not where they are split."""
         self._exchange()
         try:
             yield
@@ -52,11 +56,11 @@ class MovingAverage:
             self._average[name].copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the averages by name."""
+        """Return the averages by name, split as the weights are."""
         return dict(self._average)
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Continue from averages saved before."""
+        """Continue from whole averages saved before."""
         for name, average in self._average.items():
-            average.copy_(state[name])
+            copy_whole(average, state[name])

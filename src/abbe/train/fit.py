@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from abbe.contract import Watch
 from abbe.errors import AbbeError
@@ -25,11 +23,11 @@ from abbe.train.interrupt import Interrupted, InterruptGuard
 from abbe.train.loop import TrainingLoop, Validate
 from abbe.train.module import TrainedMethod, parameter_count
 from abbe.train.precision import resolve_accelerator, resolve_precision, to_channels_last
+from abbe.train.processes import Processes
 from abbe.train.progress import Log, open_display
 from abbe.train.recipe import TrainConfig
 from abbe.train.run_folder import RunFolder
-
-_LIGHTNING_PRECISION = {"bfloat16": "bf16-mixed", "float32": "32-true"}
+from abbe.train.trainer import build_trainer, check_devices, ended_helpers, quiet_lightning, splits_weights
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,8 @@ class FitResult:
     """Best value of the deciding metric."""
     stopped_early: bool
     """Whether patience ended the run before its length did."""
+    leads: bool = True
+    """Whether this process is the one of several that prints and writes."""
 
 
 def fit(
@@ -61,6 +61,9 @@ def fit(
     progress: bool = True,
 ) -> FitResult:
     """Train a method, keep the best and the last state, and leave the best weights in ``method``.
+
+    On several devices every one has a process. They are those that torchrun, Slurm, LSF or MPI have started; otherwise
+    this process starts the others of its machine, each by the command that started itself, and they end here.
 
     Parameters
     ----------
@@ -80,8 +83,8 @@ def fit(
         Called with the method in evaluation mode, with averaged weights; returns metrics, among them the one
         that ``method.watch`` names. None: the validation loss, or else the training loss, decides.
     resume
-        Continue the run in ``run_dir`` at its last checkpoint; on a CPU it ends bit-equal to one without
-        interruption.
+        Continue the run in ``run_dir`` at its last checkpoint, on as many processes as there are now; on a CPU it
+        ends bit-equal to one without interruption when they are as many as before.
     progress
         Show progress on standard error.
 
@@ -89,19 +92,25 @@ def fit(
     ------
     AbbeError
         When the folder holds another run, there is nothing to resume, the data is empty, the loss is not
-        finite, the deciding metric is missing, or the GPU's memory does not suffice.
+        finite, the deciding metric is missing, there are not enough devices or processes, or the GPU's memory does
+        not suffice.
     KeyboardInterrupt
-        After Ctrl-C or termination, when the state is saved.
+        After Ctrl-C or termination of any process, when the state is saved.
+    SystemExit
+        In processes that do not lead, when the leading one has ended with an error or by Ctrl-C, and in those that were
+        started for this training.
     """
     if len(training_set) == 0:
         raise AbbeError("the training set has no samples; is its folder empty, or its split named otherwise?")
+    processes = Processes(config)
+    check_devices(config, resolve_accelerator(config.accelerator), method)
     folder = RunFolder(run_dir)
-    if _leads():
+    if processes.leads:
         folder.open(recipe_text, resume=resume)
     saved = _last_checkpoint(folder) if resume else None
     tune_allocator()
     to_channels_last(method)
-    run = _Run(method, training_set, validation_set, config, folder, validate, saved, progress)
+    run = _Run(method, training_set, validation_set, config, processes, folder, validate, saved, progress)
     return run.go()
 
 
@@ -114,23 +123,28 @@ class _Run:
         training_set: TrainingSet,
         validation_set: TrainingSet | None,
         config: TrainConfig,
+        processes: Processes,
         folder: RunFolder,
         validate: Validate | None,
         saved: dict[str, Any] | None,
         progress: bool,
     ) -> None:
         self.method, self.training_set, self.config, self.folder = method, training_set, config, folder
+        self.processes = processes
         self.start = saved["step"] if saved else 0
         per_epoch, self.total = run_length(len(training_set), config)
         self.accelerator = resolve_accelerator(config.accelerator)
         self.precision = resolve_precision(config.precision, self.accelerator)
-        self.display = open_display(progress and _leads(), self.start, self.total)
-        self.log = Log(folder.log if _leads() else None)
+        self.display = open_display(progress and processes.leads, self.start, self.total)
+        self.log = Log(folder.log if processes.leads else None)
         self.guard = InterruptGuard()
-        self.module = TrainedMethod(method, config, self.total, self.start)
+        trained = deepcopy(method) if splits_weights(config) else method
+        self.module = TrainedMethod(trained, config, self.total, self.start, processes)
         self.loop = TrainingLoop(
+            method,
             folder,
             config,
+            processes,
             steps_per_epoch=per_epoch,
             total_steps=self.total,
             watch=_deciding(method, validate, validation_set),
@@ -152,11 +166,14 @@ class _Run:
         )
         self.display.note(self._plan())
         try:
-            with _quiet_lightning(), _deterministic(self.config.deterministic), self.guard.installed():
+            with quiet_lightning(), _deterministic(self.config.deterministic), self.guard.installed():
                 trainer = self._trainer()
-                trainer.fit(self.module, self._batches(trainer))
+                with ended_helpers(trainer):
+                    trainer.fit(self.module, self._batches())
         except Interrupted:
             self._note(f"stopped at step {self.module.step}; continue with --resume and --out {self.folder.path}")
+            if not self.processes.leads:
+                self.processes.leave(130)
             raise KeyboardInterrupt from None
         except torch.cuda.OutOfMemoryError as error:
             raise AbbeError(
@@ -167,28 +184,17 @@ class _Run:
             raise
         finally:
             self.display.close()
+        if self.processes.is_helper:
+            self.processes.leave(0)
         return self._result()
 
     def _trainer(self) -> lightning.Trainer:
-        return lightning.Trainer(
-            accelerator=self.accelerator,
-            devices=self.config.devices,
-            precision=_LIGHTNING_PRECISION[self.precision],  # type: ignore[arg-type]
-            max_epochs=1,  # epochs are the loop's own, so that a run can be resumed anywhere
-            callbacks=[self.loop],
-            default_root_dir=self.folder.path,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
-        )
+        arguments = (self.config, self.method, self.processes, self.accelerator, self.precision)
+        return build_trainer(*arguments, self.loop, self.folder.path)
 
-    def _batches(self, trainer: lightning.Trainer) -> Batches:
-        c = self.config
-        order = SampleOrder(len(self.training_set), c.batch_size, c.seed, trainer.global_rank, trainer.world_size)
+    def _batches(self) -> Batches:
+        c, processes = self.config, self.processes
+        order = SampleOrder(len(self.training_set), c.batch_size, c.seed, processes.rank, processes.world)
         return Batches(
             self.training_set,
             order,
@@ -204,12 +210,14 @@ class _Run:
         self.log.write("note", message=sentence)
 
     def _plan(self) -> str:
-        size = f"{parameter_count(self.method) / 1e6:.2f} M parameters on {self.accelerator} in {self.precision}"
+        where = self.accelerator if self.processes.world == 1 else f"{self.processes.world} x {self.accelerator}"
+        size = f"{parameter_count(self.method) / 1e6:.2f} M parameters on {where} in {self.precision}"
         begin = f"from step {self.start} " if self.start else ""
         return f"training {size}, {begin}to step {self.total}; log and curves in {self.folder.path}"
 
     def _facts(self) -> dict[str, Any]:
-        facts = {"accelerator": self.accelerator, "precision": self.precision, "total_steps": self.total}
+        facts = {"accelerator": self.accelerator, "precision": self.precision, "processes": self.processes.world}
+        facts |= {"total_steps": self.total}
         return {**facts, "parameters": parameter_count(self.method)}
 
     def _result(self) -> FitResult:
@@ -218,20 +226,14 @@ class _Run:
             load_into(self.method, load_weights(folder.best))
         self.method.eval()
         self.log.write("end", best_score=standing.best_score, best_epoch=standing.best_epoch)
-        return FitResult(folder.best, folder.last, self.loop.history(), standing.best_score, self.loop.stopped_early)
+        outcome = (self.loop.history(), standing.best_score, self.loop.stopped_early)
+        return FitResult(folder.best, folder.last, *outcome, leads=self.processes.leads)
 
 
 def run_length(samples: int, config: TrainConfig) -> tuple[int, int]:
     """Return steps per epoch and steps in all."""
-    per_epoch = (
-        config.steps_per_epoch or SampleOrder(samples, config.batch_size, 0, world=config.devices).steps_per_pass
-    )
+    per_epoch = config.steps_per_epoch or SampleOrder(samples, config.batch_size, 0).steps_per_pass
     return per_epoch, config.steps or per_epoch * config.epochs
-
-
-def _leads() -> bool:
-    """Whether this process is the one of several that writes; Lightning knows its rank from the environment."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
 def _last_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
@@ -247,22 +249,6 @@ def _deciding(method: Any, validate: Validate | None, validation_set: TrainingSe
     if hasattr(method, "players"):
         return Watch("epoch", "max")  # the losses of adversaries tell nothing: the latest is the best
     return Watch("loss" if validation_set is None else "validation_loss", "min")
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's banners, tips and advice for its own users away from ours."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager

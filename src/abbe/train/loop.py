@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
@@ -31,9 +32,11 @@ from abbe.train.interrupt import Interrupted, InterruptGuard
 from abbe.train.losses import LossRecord
 from abbe.train.module import TrainedMethod
 from abbe.train.precision import batch_to_channels_last
+from abbe.train.processes import Processes
 from abbe.train.progress import Display, Log, spell_values
 from abbe.train.recipe import TrainConfig
 from abbe.train.run_folder import RunFolder
+from abbe.train.sharding import is_split, load_whole, load_whole_optimizer, whole
 
 SECONDS_BETWEEN_DRAWINGS = 30.0
 Validate = Callable[[Any], dict[str, float]]
@@ -65,8 +68,10 @@ class TrainingLoop(lightning.Callback):
 
     Parameters
     ----------
-    folder, config
-        Where to save; what was asked for.
+    method
+        What is validated: the method that is trained, or where each process holds a part of it, a whole copy.
+    folder, config, processes
+        Where to save; what was asked for; who takes part.
     steps_per_epoch, total_steps
         Length of an epoch and of the run.
     watch
@@ -83,8 +88,10 @@ class TrainingLoop(lightning.Callback):
 
     def __init__(
         self,
+        method: Any,
         folder: RunFolder,
         config: TrainConfig,
+        processes: Processes,
         *,
         steps_per_epoch: int,
         total_steps: int,
@@ -96,7 +103,7 @@ class TrainingLoop(lightning.Callback):
         guard: InterruptGuard,
         saved: dict[str, Any] | None,
     ) -> None:
-        self.folder, self.config, self.watch = folder, config, watch
+        self.method, self.folder, self.config, self.processes, self.watch = method, folder, config, processes, watch
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         self.validate, self.validation_set = validate, validation_set
         self.display, self.journal, self.guard = display, journal, guard
@@ -111,20 +118,29 @@ class TrainingLoop(lightning.Callback):
         """Whether patience ran out."""
         return 0 < self.config.patience <= self.standing.without_gain
 
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Connect the processes, and see that they begin at the same step."""
+        self.processes.connect()
+        step = _ours(pl_module).step
+        with self.processes.together():
+            if self.processes.any(self.processes.first(step) != step)[0]:
+                raise AbbeError(f"{self.folder.path}: not all machines see this folder; put it where they do")
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Continue from a checkpoint, or begin; weights are on their device by now."""
         module = _ours(pl_module)
         if self.saved:
-            load_into(module.method, self.saved["model"])
+            load_whole(module.method, self.saved["model"])
         if self.config.ema_decay > 0:
             self.ema = MovingAverage(module.method, self.config.ema_decay)
         if self.saved:
             self._restore(module, self.saved)
             self.saved = None  # frees a second copy of the weights
         else:
-            seed_everything(self.config.seed + trainer.global_rank)
-        if self._ends_epoch(module.step) and self._epoch(module.step) > self.standing.epochs_done:
-            self._finish_epoch(trainer, module)  # the run ended during a validation
+            seed_everything(self.config.seed + self.processes.rank)
+        with self.processes.together():
+            if self._ends_epoch(module.step) and self._epoch(module.step) > self.standing.epochs_done:
+                self._finish_epoch(trainer, module)  # the run ended during a validation
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def on_train_batch_end(
@@ -139,18 +155,24 @@ class TrainingLoop(lightning.Callback):
         module = _ours(pl_module)
         if self.ema:
             self.ema.update(module.step - 1)
-        self.losses.add(module.step, outputs)
-        self.display.show(module.step, self._summary())
+        with self.processes.together():
+            self.losses.add(module.step, self.processes.mean_losses(outputs))
+            self.display.show(module.step, self._summary())
+            self._end_step(trainer, module)
+
+    def _end_step(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
+        late = time.monotonic() - self.last_saved > self.config.checkpoint_seconds
+        self.guard.asked, late = self.processes.any(self.guard.asked, late)
         if self._ends_epoch(module.step):
             self._finish_epoch(trainer, module)
-        elif self.guard.asked or time.monotonic() - self.last_saved > self.config.checkpoint_seconds:
-            self._save(trainer, module)
+        elif self.guard.asked or late:
+            self._save(module)
         if self.guard.asked:
             raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Draw the final curves."""
-        if trainer.is_global_zero:
+        if self.processes.leads:
             self._draw()
 
     def _epoch(self, step: int) -> int:
@@ -170,12 +192,12 @@ class TrainingLoop(lightning.Callback):
         self.standing.epochs_done = epoch
         self.losses.reset()
         self.epoch_began = time.monotonic()
-        self._record(trainer, module, row)
+        self._record(module, row)
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
-    def _record(self, trainer: lightning.Trainer, module: TrainedMethod, row: dict[str, float]) -> None:
-        self._save(trainer, module)
-        if trainer.is_global_zero:
+    def _record(self, module: TrainedMethod, row: dict[str, float]) -> None:
+        self._save(module)
+        if self.processes.leads:
             self.journal.write("epoch", **row)
             if time.monotonic() - self.last_drawn > SECONDS_BETWEEN_DRAWINGS:
                 self._draw()
@@ -190,34 +212,63 @@ class TrainingLoop(lightning.Callback):
         return pd.DataFrame(self.standing.history)
 
     def _validated(self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int) -> dict[str, float]:
-        """Measure the averaged weights on the first device and keep them when they are the best."""
+        """Measure the averaged weights in the leading process, and let the others know what came of it."""
+        weights = self._whole_average(module)
+        problem: BaseException | None = None
         metrics: dict[str, float] = {}
-        if trainer.is_global_zero:
+        if self.processes.leads:
             try:
-                metrics = self._measure(trainer, module, epoch)
-            except Interrupted:
-                self._save(trainer, module)
-                raise
-        # all devices must agree on when patience ends
-        metrics, self.standing = trainer.strategy.broadcast((metrics, self.standing))
+                metrics = self._measure(trainer, module, epoch, weights)
+            except (Exception, Interrupted) as error:
+                problem = error
+        verdict = (type(problem).__name__ if problem else "", metrics, self.standing)
+        ended_by, metrics, self.standing = self.processes.first(verdict)
+        if ended_by == Interrupted.__name__:
+            self._save(module)
+            raise problem or Interrupted
+        if problem:
+            raise problem
+        if ended_by:
+            self.processes.leave(2)
         return metrics
 
-    def _measure(self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int) -> dict[str, float]:
-        averaged = self.ema.applied() if self.ema else nullcontext()
-        with kept_random_states(), averaged:
+    def _whole_average(self, module: TrainedMethod) -> dict[str, torch.Tensor] | None:
+        """Put weights together that are split among the processes; None where each holds them all."""
+        if not is_split(module.method):
+            return None
+        return whole({**module.method.state_dict(), **(self.ema.state_dict() if self.ema else {})})
+
+    def _measure(
+        self, trainer: lightning.Trainer, module: TrainedMethod, epoch: int, weights: dict[str, torch.Tensor] | None
+    ) -> dict[str, float]:
+        with kept_random_states(), self._averaged(trainer, weights):
             metrics = self._metrics(trainer, module)
             self._judge(metrics, module, epoch)
         return metrics
 
+    @contextmanager
+    def _averaged(self, trainer: lightning.Trainer, weights: dict[str, torch.Tensor] | None) -> Iterator[None]:
+        """Give the validated method its averaged weights within a ``with`` block."""
+        if weights is None:
+            with self.ema.applied() if self.ema else nullcontext():
+                yield
+            return
+        load_into(self.method, weights)
+        self.method.to(trainer.strategy.root_device)
+        try:
+            yield
+        finally:
+            self.method.to("cpu")  # leaves the device to the training
+
     def _metrics(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:
-        module.method.eval()
+        self.method.eval()
         try:
             with torch.no_grad(), self.guard.may_cut():
                 metrics = self._validation_losses(trainer, module)
                 if self.validate:
-                    metrics |= {name: float(value) for name, value in self.validate(module.method).items()}
+                    metrics |= {name: float(value) for name, value in self.validate(self.method).items()}
         finally:
-            module.method.train()
+            self.method.train()
         return metrics
 
     def _validation_losses(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:
@@ -230,7 +281,7 @@ class TrainingLoop(lightning.Callback):
         for batch in loader:
             batch = batch_to_channels_last(trainer.strategy.batch_to_device(batch))
             with trainer.precision_plugin.forward_context():
-                found = module.all_losses(batch, generator)
+                found = module.all_losses(self.method, batch, generator)
             record.add(module.step, {f"validation_{name}": value for name, value in found.items()})
         return record.means()
 
@@ -241,17 +292,19 @@ class TrainingLoop(lightning.Callback):
         if not self.standing.judge(score, self.watch.mode, epoch):
             return
         state = {
-            "model": dict(module.method.state_dict()),
+            "model": dict(self.method.state_dict()),
             "epoch": epoch,
             "step": module.step,
             "metrics": metrics,
         }
         save_checkpoint(self.folder.best, {**state, "watch": list(self.watch), "score": score})
 
-    def _save(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
+    def _save(self, module: TrainedMethod) -> None:
+        """Put the state together, which takes every process where the weights are split, and write it once."""
         self.losses.look()  # a diverged run keeps its last good checkpoint
-        if trainer.is_global_zero:
-            save_checkpoint(self.folder.last, self._state(module))
+        state = whole(self._state(module))
+        if self.processes.leads:
+            save_checkpoint(self.folder.last, state)
         self.last_saved = time.monotonic()
 
     def _state(self, module: TrainedMethod) -> dict[str, Any]:
@@ -260,7 +313,7 @@ class TrainingLoop(lightning.Callback):
             "model": dict(module.method.state_dict()),
             "ema": self.ema.state_dict() if self.ema else None,
             "optimizers": {name: o.state_dict() for name, o in module.named_optimizers.items()},
-            "random": random_states(),
+            "random": self.processes.gather(random_states()),
             "losses": self.losses.state_dict(),
             "standing": vars(self.standing),
         }
@@ -269,9 +322,13 @@ class TrainingLoop(lightning.Callback):
         if self.ema and saved["ema"]:
             self.ema.load_state_dict(saved["ema"])
         for name, optimizer in module.named_optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
+            load_whole_optimizer(optimizer, saved["optimizers"][name])
         self.losses.load_state_dict(saved["losses"])
-        restore_random_states(saved["random"])
+        if len(saved["random"]) == self.processes.world:
+            restore_random_states(saved["random"][self.processes.rank])
+        else:  # as many generators were saved as there were processes
+            sequence = np.random.SeedSequence([self.config.seed, module.step, self.processes.rank])
+            seed_everything(int(sequence.generate_state(1)[0]))
 
     def _summary(self) -> str:
         shown = {"loss": self.losses.latest["loss"]} if "loss" in self.losses.latest else dict(self.losses.latest)

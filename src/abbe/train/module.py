@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from abbe.ops.totals import shared_batch
 from abbe.train.precision import batch_to_channels_last
+from abbe.train.processes import Processes
 from abbe.train.recipe import TrainConfig
 from abbe.train.schedule import build_optimizers, learning_rate_factor, set_learning_rate
+from abbe.train.sharding import shard
 
 
 class TrainedMethod(lightning.LightningModule):
@@ -28,16 +31,29 @@ class TrainedMethod(lightning.LightningModule):
         Length of the whole training, for the schedule.
     start
         First step of this run.
+    processes
+        Who shares the batches.
     """
 
-    def __init__(self, method: Any, config: TrainConfig, total_steps: int, start: int = 0) -> None:
+    def __init__(
+        self, method: Any, config: TrainConfig, total_steps: int, start: int = 0, processes: Processes | None = None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method: Any = method
         self.config = config
         self.total_steps = total_steps
         self.step = start
+        self.processes = processes or Processes(TrainConfig())
         self.named_optimizers: dict[str, torch.optim.Optimizer] = {}
+
+    def configure_model(self) -> None:
+        """Split the weights where the strategy has laid out processes for it; Lightning calls this first."""
+        if self.device_mesh is None:
+            return
+        if self.device_mesh.device_type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.method)  # what Lightning does by itself for whole weights
+        shard(self.method, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make the optimizers; Lightning calls this when the weights are on their device."""
@@ -55,7 +71,8 @@ class TrainedMethod(lightning.LightningModule):
         wrapped = wrapped if isinstance(wrapped, list) else [wrapped]
         losses: dict[str, torch.Tensor] = {}
         for player, optimizer in zip(self.named_optimizers, wrapped, strict=True):
-            found = self._losses(batch, generator, player)
+            with shared_batch(self.processes.mean):
+                found = _losses(self.method, batch, generator, player)
             self._descend(found[_of("loss", player)], optimizer)
             losses |= {name: value.detach().float() for name, value in found.items()}
         if hasattr(self.method, "after_step"):
@@ -63,17 +80,12 @@ class TrainedMethod(lightning.LightningModule):
         self.step += 1
         return losses
 
-    def all_losses(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Compute the losses of every player without a step."""
-        found = (self._losses(batch, generator, player) for player in self.named_optimizers)
-        return {name: value.float() for losses in found for name, value in losses.items()}
-
-    def _losses(
-        self, batch: dict[str, torch.Tensor], generator: torch.Generator, player: str
+    def all_losses(
+        self, method: Any, batch: dict[str, torch.Tensor], generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        whose = {"player": player} if player else {}
-        found = self.method.training_step(batch, generator=generator, **whose)
-        return {_of(name, player): value for name, value in found.items()}
+        """Compute the losses of every player without a step, in this process alone, with a copy of the method."""
+        found = (_losses(method, batch, generator, player) for player in self.named_optimizers)
+        return {name: value.float() for losses in found for name, value in losses.items()}
 
     def generator(self, step: int) -> torch.Generator:
         """Make the generator of a step: the same whether the run came here at once or was resumed."""
@@ -97,6 +109,14 @@ class TrainedMethod(lightning.LightningModule):
     def _factor(self) -> float:
         c = self.config
         return learning_rate_factor(self.step, total=self.total_steps, warmup=c.warmup_steps, schedule=c.schedule)
+
+
+def _losses(
+    method: Any, batch: dict[str, torch.Tensor], generator: torch.Generator, player: str
+) -> dict[str, torch.Tensor]:
+    whose = {"player": player} if player else {}
+    found = method.training_step(batch, generator=generator, **whose)
+    return {_of(name, player): value for name, value in found.items()}
 
 
 def _of(name: str, player: str) -> str:

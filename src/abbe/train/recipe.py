@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from abbe.errors import AbbeError
 from abbe.train.settings import build_config, literal, nearest, to_toml
 
 _COMMENTS = ("title", "command", "cost", "result")
-_LEAST = {"batch_size": 1, "epochs": 1, "validate_every": 1, "devices": 1, "crop": 1} | dict.fromkeys(
+_LEAST = {"batch_size": 1, "epochs": 1, "validate_every": 1, "devices": 1, "nodes": 1, "crop": 1} | dict.fromkeys(
     ("steps", "steps_per_epoch", "warmup_steps", "workers", "patience", "learning_rate", "gradient_clip", "seed"), 0
 )
 
@@ -46,7 +47,7 @@ class TrainConfig:
     steps_per_epoch: int = 0
     """Optimizer steps between two epoch ends; 0: as many as there are batches in the training set."""
     batch_size: int = 8
-    """Samples per step and device."""
+    """Samples per step, over all devices together; they share them equally."""
     crop: int = 256
     """Side of the square crops that the network sees, in pixels."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -80,7 +81,11 @@ class TrainConfig:
     accelerator: str = "auto"
     """Device kind: auto, cpu, cuda or mps."""
     devices: int = 1
-    """Devices to train on together."""
+    """Devices of each machine to train on together."""
+    nodes: int = 1
+    """Machines to train on together."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """What each device holds: ddp, the whole model; fsdp, a part of weights, gradients and averages; auto: ddp."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -88,6 +93,17 @@ class TrainConfig:
                 raise AbbeError(f"train.{name}: expected at least {least}, found {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")
+        if self.batch_size % self.processes:
+            enough = math.ceil(self.batch_size / self.processes) * self.processes
+            raise AbbeError(
+                f"train.batch_size: {self.batch_size} samples cannot be shared equally by {self.processes} devices;"
+                f" choose a multiple of {self.processes}, such as {enough}"
+            )
+
+    @property
+    def processes(self) -> int:
+        """Devices of all machines, each with a process of its own."""
+        return self.devices * self.nodes
 
 
 @dataclass

@@ -50,18 +50,21 @@ def test_a_block_whose_body_is_zero_is_its_shortcut() -> None:
     assert torch.equal(block(x), F.relu(x))
 
 
-def test_no_convolution_runs_at_full_resolution() -> None:
-    network = build(VARIANTS["unet_residual_tiny"]).eval()
-    extents = []
+def test_only_a_narrow_block_runs_at_full_resolution() -> None:
+    config = VARIANTS["unet_residual_tiny"]
+    network = build(config).eval()
+    shapes = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, inputs, output: extents.append(output.shape[-1]))
+            module.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1:]))
     network(noise(1, 3, 16, 16))
-    assert max(extents) == 8
+    fine = [shape[0] for shape in shapes if shape[-1] == 16]
+    assert fine == [config.detail] * 3 + [config.out_channels]
+    assert {shape[-1] for shape in shapes} == {16, 8, 4}
 
 
 def test_every_parameter_learns() -> None:
-    network = UNetResidual(1, 2, (6, 6, 6), (1, 2, 1)).train()
+    network = UNetResidual(1, 2, (6, 6, 6), (1, 2, 1), 4).train()
     network(noise(2, 1, 16, 16)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert all(bool(parameter.grad.abs().sum() > 0) for parameter in network.parameters())

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage.morphology import local_maxima, reconstruction
 from torch import nn
 
 from abbe.contract import Method
@@ -24,6 +25,7 @@ from abbe.methods.segmentation.instances import (
     keep_large,
     relative_depth,
     smooth,
+    split_regions,
 )
 from abbe.metrics.instances import match
 
@@ -144,6 +146,46 @@ def test_every_region_is_decoded_by_itself(same_objects: Callable[..., bool], se
     assert same_objects(found["labels"][7:-3, 5:-11], expected)
 
 
+def summits_by_reconstruction(depth: np.ndarray, prominence: float) -> np.ndarray:
+    """Number what rises at least ``prominence`` above its surroundings, by scikit-image's reconstruction."""
+    sides = ndimage.generate_binary_structure(2, 1)
+    flat = reconstruction(depth - prominence, depth, footprint=sides)
+    return ndimage.label(local_maxima(flat, connectivity=1))[0]
+
+
+@given(st.integers(0, 9999), st.sampled_from([0.05, 0.15, 0.4]))
+@settings(deadline=None, max_examples=40)
+def test_every_prominent_summit_has_its_basin(seed: int, prominence: float) -> None:
+    """As many objects as an independent computation finds prominent summits, and one of those in each."""
+    depth = random_maps((40, 50), seed)["depth"][0].astype(np.float64)
+    one_region = np.ones(depth.shape, np.int32)
+    basins = split_regions(one_region, 1, depth.astype(np.float32), prominence)
+    summits = summits_by_reconstruction(depth.astype(np.float32).astype(np.float64), prominence)
+    pairs = np.unique(np.stack([summits, basins])[:, summits > 0], axis=1)
+    assert pairs.shape[1] == summits.max() == basins.max()
+    assert np.array_equal(np.unique(pairs[1]), np.arange(1, basins.max() + 1))
+
+
+def test_objects_are_numbered_in_the_order_of_their_regions() -> None:
+    maps = random_maps((60, 70), 5)
+    found = decode(maps, min_area=0)
+    of_region = {int(label): int(region) for label, region in zip(found["labels"].flat, found["regions"].flat)}
+    in_order = [of_region[label] for label in sorted(of_region)]
+    assert in_order == sorted(in_order)
+    assert len(in_order) > len(set(in_order))  # some regions hold several
+
+
+def test_a_hill_behind_a_shallow_saddle_is_no_object_of_its_own() -> None:
+    row = [0.2, 0.9, 0.7, 0.8, 0.3, 0.6, 0.1]
+    maps = {"foreground": np.ones((1, 3, 7)), "depth": np.array([[[0.0] * 7, row, [0.0] * 7]], np.float32)}
+
+    def objects(prominence: float) -> int:
+        method = InstanceSegmentation(nn.Identity(), InstancesConfig(prominence=prominence, min_area=1))
+        return int(method.decode(maps)["labels"].max())
+
+    assert [objects(prominence) for prominence in (0.05, 0.15, 0.25, 0.35)] == [3, 2, 2, 1]
+
+
 @given(st.integers(0, 9999), st.integers(0, 60))
 @settings(deadline=None, max_examples=25)
 def test_objects_are_connected_numbered_and_large_enough(seed: int, min_area: int) -> None:
@@ -232,7 +274,7 @@ def test_what_nobody_annotated_has_no_gradient() -> None:
 
 
 def test_an_image_without_annotation_has_a_finite_loss() -> None:
-    method = InstanceSegmentation(UNetResidual(1, 2, (4, 4), (1, 1)))
+    method = InstanceSegmentation(UNetResidual(1, 2, (4, 4), (1, 1), 4))
     batch = {"image": torch.zeros(2, 1, 8, 8), "maps": torch.zeros(2, 3, 8, 8)}
     losses = method.training_step(batch, generator=torch.Generator())
     assert all(torch.isfinite(value) for value in losses.values())
@@ -240,7 +282,7 @@ def test_an_image_without_annotation_has_a_finite_loss() -> None:
 
 def test_two_touching_discs_are_learned() -> None:
     torch.manual_seed(0)
-    method = InstanceSegmentation(UNetResidual(1, 2, (12, 16, 16), (1, 1, 1)))
+    method = InstanceSegmentation(UNetResidual(1, 2, (12, 16, 16), (1, 1, 1), 8))
     assert isinstance(method, Method)
     labels = touching_discs()
     rng = np.random.default_rng(0)

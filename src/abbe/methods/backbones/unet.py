@@ -45,6 +45,7 @@ from abbe.errors import AbbeError
 from abbe.metrics.instances import match, scores
 from abbe.ops.distance import ridge_separation
 from abbe.ops.labels import relabel, remove_small
+from abbe.ops.totals import batch_total
 from abbe.ops.weight_maps import border_weight_map, class_balance_weights
 
 
@@ -227,7 +228,7 @@ def weighted_cross_entropy(logits: torch.Tensor, target: torch.Tensor, weight: t
     Logits (B, K, ...), target (B, ...) of classes, weight (B, ...).
     """
     entropy = F.cross_entropy(logits.float(), target, reduction="none")
-    return (weight * entropy).sum() / (weight > 0).sum().clamp_min(1)
+    return (weight * entropy).sum() / batch_total((weight > 0).sum()).clamp_min(1)
 
 
 def crop_to(x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -2,11 +2,11 @@
 
 Not one paper but three that fit together: the U-shape of Ronneberger et al. 2015 (arXiv:1505.04597), the residual
 blocks of He et al. 2015 (arXiv:1512.03385) with batch normalisation (arXiv:1502.03167), and the sub-pixel layer of
-Shi et al. 2016 (arXiv:1609.05158) at both ends, so that no convolution runs at full resolution::
+Shi et al. 2016 (arXiv:1609.05158) at both ends, so that only a narrow block runs at full resolution::
 
-    image (C, Y, X)                                                    maps (K, Y, X)
-      | fold 2x2 pixels into channels                                      ^ unfold
-    stem (w0, Y/2, X/2) -> blocks ------------- 1x1 ------------- + -> block, 1x1 head
+    image (C, Y, X) -- 3x3 (d, Y, X) ------------------------------------- + -> block, 1x1 head, maps (K, Y, X)
+      | fold 2x2 pixels into channels                                      | unfold
+    stem (w0, Y/2, X/2) -> blocks ------------- 1x1 ------------- + -> block, 1x1
       | stride 2                                                  | upsampled
     blocks (w1, Y/4, X/4) --------------------- 1x1 ------ + -> block, 1x1
       |  ...                                               |  ...
@@ -35,10 +35,12 @@ class UNetResidualConfig:
     """Channels of the image."""
     out_channels: int = 2
     """Maps to predict."""
-    widths: tuple[int, ...] = (32, 64, 128, 192)
+    widths: tuple[int, ...] = (48, 80, 128, 192)
     """Channels at each level, finest first; one stride of 2 between two levels."""
-    blocks: tuple[int, ...] = (1, 1, 2, 1)
+    blocks: tuple[int, ...] = (1, 2, 2, 1)
     """Residual blocks on the way down, per level; the way up has one per level."""
+    detail: int = 16
+    """Channels at full resolution."""
 
 
 class UNetResidual(nn.Module):
@@ -50,9 +52,13 @@ class UNetResidual(nn.Module):
         Channels of the image and maps to predict.
     widths, blocks
         Channels and residual blocks per level, finest first.
+    detail
+        Channels at full resolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, widths: tuple[int, ...], blocks: tuple[int, ...]):
+    def __init__(
+        self, in_channels: int, out_channels: int, widths: tuple[int, ...], blocks: tuple[int, ...], detail: int
+    ):
         super().__init__()
         self.in_channels = in_channels
         self.multiple = 2 ** len(widths)
@@ -62,11 +68,15 @@ class UNetResidual(nn.Module):
             for i, (width, number) in enumerate(zip(widths, blocks, strict=True))
         )
         self.up = nn.ModuleList(Fuse(fine, coarse) for fine, coarse in pairwise(widths))
-        self.head = nn.Conv2d(widths[0], 4 * out_channels, 1)
+        self.detail = nn.Conv2d(in_channels, detail, 3, padding=1)
+        self.rise = nn.Conv2d(widths[0], 4 * detail, 1)
+        self.block = ResidualBlock(detail, detail)
+        self.head = nn.Conv2d(detail, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute maps (B, K, Y, X) of images (B, C, Y, X) whose extents are multiples of ``multiple``."""
         self._check(x)
+        image = x
         x = self.stem(F.pixel_unshuffle(x, 2))  # (B, w0, Y/2, X/2)
         skips = []
         for blocks in self.down:
@@ -74,7 +84,8 @@ class UNetResidual(nn.Module):
             skips.append(x)
         for fuse, skip in zip(reversed(self.up), reversed(skips[:-1]), strict=True):
             x = fuse(skip, x)  # (B, wi, Y/2^(i+1), X/2^(i+1))
-        return F.pixel_shuffle(self.head(x), 2)  # (B, K, Y, X)
+        x = self.detail(image) + F.pixel_shuffle(self.rise(x), 2)  # (B, d, Y, X)
+        return self.head(self.block(x))  # (B, K, Y, X)
 
     def _check(self, x: torch.Tensor) -> None:
         if any(extent % self.multiple for extent in x.shape[-2:]):
@@ -130,11 +141,11 @@ def conv_norm(
 
 VARIANTS = {
     "unet_residual": UNetResidualConfig(),
-    "unet_residual_large": UNetResidualConfig(widths=(48, 96, 192, 384), blocks=(1, 2, 2, 2)),
-    "unet_residual_tiny": UNetResidualConfig(widths=(8, 8), blocks=(1, 1)),
+    "unet_residual_large": UNetResidualConfig(widths=(64, 128, 256, 384), blocks=(1, 2, 2, 2), detail=32),
+    "unet_residual_tiny": UNetResidualConfig(widths=(8, 8), blocks=(1, 1), detail=4),
 }
 
 
 def build(config: UNetResidualConfig) -> UNetResidual:
     """Build the network of a config."""
-    return UNetResidual(config.in_channels, config.out_channels, config.widths, config.blocks)
+    return UNetResidual(config.in_channels, config.out_channels, config.widths, config.blocks, config.detail)

@@ -30,7 +30,7 @@ from abbe.weights.load import load_strict
 from abbe.weights.records import find_model
 
 TILE = {
-    (2, "cpu"): 1536,
+    (2, "cpu"): 1280,
     (2, "cuda"): 2048,
     (2, "mps"): 1024,
     (3, "cpu"): 128,

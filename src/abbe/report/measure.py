@@ -10,7 +10,7 @@ import pandas as pd
 from abbe.data.image import Image
 from abbe.report.objects import objects_table
 
-BAND = 2**23
+BAND = 2**22
 """Pixels of a band, unless the objects in it are larger."""
 
 

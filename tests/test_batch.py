@@ -380,6 +380,24 @@ def test_ctrl_c_keeps_what_is_finished_and_a_second_run_completes(
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
+def test_what_is_unfinished_is_of_the_image_as_it_is(plate: Path, tmp_path: Path, discs: Draw) -> None:
+    """A killed run's tiles are found by the next one, unless the image has changed meanwhile."""
+    seen: list[bool] = []
+
+    def stopped(path: Path, work: Path) -> Found:
+        seen.append((work / "tile").exists())
+        (work / "tile").touch()
+        raise KeyboardInterrupt
+
+    run(plate, tmp_path / "out", stopped)
+    run(plate, tmp_path / "out", stopped)
+    tifffile.imwrite(plate / "well 0.tif", discs(number=9, seed=9)[0])
+    run(plate, tmp_path / "out", stopped)
+    assert seen == [False, True, False]
+    run(plate, tmp_path / "out")
+    assert not list((tmp_path / "out" / ".abbe").rglob("tile"))
+
+
 def test_an_overwriting_run_that_was_stopped_does_not_pass_old_results_off_as_new(plate: Path, tmp_path: Path) -> None:
     run(plate, tmp_path / "out")
     stopped = run(plate, tmp_path / "out", stopping_at(2), overwrite=True, level=700)

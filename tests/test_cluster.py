@@ -86,7 +86,7 @@ def test_a_folder_of_small_images_is_shared_out(
         )
     again = segment_files([folder], Outputs(tmp_path / "there"), bright_file, SETTINGS, cluster=cluster)
     assert again.skipped == 7
-    assert not list((tmp_path / "there" / ".abbe" / "work").rglob("*.tile"))
+    assert not list((tmp_path / "there" / ".abbe").rglob("*.tile"))
 
 
 def test_a_scheduler_that_is_not_there_is_told() -> None:

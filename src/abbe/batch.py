@@ -40,6 +40,8 @@ from abbe.report.provenance import provenance, write_provenance
 logger = logging.getLogger(__name__)
 
 LEDGER = ".abbe"
+UNFINISHED = "unfinished"
+"""What is kept of images that are not done, until a run leaves none."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,8 @@ class Batch:
         except KeyboardInterrupt:
             result.interrupted = True
         result.images = self._finish(inputs, result, started)
+        if not result.failures and not result.interrupted:
+            shutil.rmtree(self.outputs.folder / LEDGER / UNFINISHED, ignore_errors=True)
         return result
 
     def do(self, item: Input, find: Find) -> Outcome:
@@ -180,7 +184,7 @@ class Batch:
             return Outcome(f"{item.path}: done already", skipped=True)
         try:
             self._spare_others(item)
-            work = self._workplace(item)
+            work = self._workplace(key)
             found = find(item.path, work)
             row = self._write(item, found, key)
             shutil.rmtree(work, ignore_errors=True)
@@ -193,9 +197,9 @@ class Batch:
         took = "" if math.isnan(found.seconds) else f" in {found.seconds:.1f} s"
         return Outcome(f"{item.path}: {row['count']} objects{took}{warned}")
 
-    def _workplace(self, item: Input) -> Path:
-        """Make the folder for what is unfinished of an image."""
-        folder = self.outputs.folder / LEDGER / "work" / item.relative
+    def _workplace(self, key: str) -> Path:
+        """Make the folder for what is unfinished of an image as it is now; one that changes gets another."""
+        folder = self.outputs.folder / LEDGER / UNFINISHED / (key or "array")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

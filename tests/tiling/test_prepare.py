@@ -63,6 +63,17 @@ def test_openvino_path_takes_any_batch_and_extents(tiny: InstanceSegmentation, e
 
 
 @needs_openvino
+def test_openvino_gives_the_same_bits_whatever_came_before(tiny: InstanceSegmentation) -> None:
+    predictor = Predictor(tiny, device="cpu", backend="openvino")
+    small, large = (np.random.default_rng(0).random((1, 3, side, side), np.float32) for side in (32, 64))
+    first, again, other, back = (predictor(windows) for windows in (small, small, large, small))
+    for name, maps in first.items():
+        np.testing.assert_array_equal(again[name], maps)
+        np.testing.assert_array_equal(back[name], maps)
+        assert other[name].shape[-2:] == (64, 64)
+
+
+@needs_openvino
 def test_openvino_path_of_an_unpadded_network(randomised: Callable[..., Any]) -> None:
     method = UNetSegmentation(randomised(UNet(UNetConfig(width=2, depth=1, dropout=0.0))))
     image = windows(1, (32, 28), 1)

@@ -104,7 +104,7 @@ class Fuse(nn.Module):
     def forward(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
         """Join (B, F, Y, X) and (B, G, Y/2, X/2) to (B, F, Y, X)."""
         risen = F.interpolate(self.rise(coarse), scale_factor=2.0, mode="nearest")
-        return self.block(self.skip(fine) + risen)
+        return self.block(self.skip(fine).add_(risen))
 
 
 class ResidualBlock(nn.Module):
@@ -121,7 +121,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, C, Y, X) to (B, D, Y/stride, X/stride)."""
-        return F.relu(self.shortcut(x) + self.body(x), inplace=True)
+        return F.relu(self.body(x).add_(self.shortcut(x)), inplace=True)
 
 
 def level(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -128,25 +128,32 @@ def region_properties(
         "equivalent_diameter": np.sqrt(4 * area / np.pi),
     }
     if intensity is not None:
-        properties |= _intensities(labels, intensity, runs, area)
+        properties |= intensity_statistics(labels, intensity, runs)
     return properties
 
 
 def find_runs(labels: np.ndarray) -> Runs:
-    """Cut a (Y, X) label image into runs."""
-    flat, width = labels.ravel(), labels.shape[1]
+    """Cut a (Y, X) label image into runs; planes of a volume may lie one below the other."""
+    bands = [_stretches(labels[top : top + BAND], top) for top in range(0, max(len(labels), 1), BAND)]
+    found, row, start, stop = (np.concatenate(parts) for parts in zip(*bands))
+    values, owner = np.unique(found, return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    first = np.searchsorted(owner[order], np.arange(len(values)))
+    return Runs(values, owner, row, start, stop, order, first)
+
+
+def _stretches(band: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Label, row, start and stop of the runs in some rows, the first of which is number ``top``."""
+    flat, width = band.ravel(), band.shape[1]
     begins = np.ones(flat.size, dtype=bool)
     np.not_equal(flat[1:], flat[:-1], out=begins[1:])
-    begins.reshape(labels.shape)[:, :1] = True
+    begins.reshape(band.shape)[:, :1] = True
     start = np.flatnonzero(begins)
     stop = np.append(start[1:], flat.size)
     foreground = flat[start] != 0
     start, stop = start[foreground], stop[foreground]
-    values, owner = np.unique(flat[start], return_inverse=True)
-    order = np.argsort(owner, kind="stable")
-    first = np.searchsorted(owner[order], np.arange(len(values)))
     row = start // max(width, 1)
-    return Runs(values, owner, row, start - row * width, stop - row * width, order, first)
+    return flat[start], row + top, start - row * width, stop - row * width
 
 
 def _box(runs: Runs) -> tuple[np.ndarray, ...]:
@@ -160,20 +167,20 @@ def _moments(runs: Runs, y0: np.ndarray, x0: np.ndarray) -> tuple[np.ndarray, ..
     """Centroid and covariance of each object's pixel coordinates: y, x, yy, xx, yx."""
     # From the object's own corner, so that the integer sums stay exact however large the image.
     y, a, b = runs.row - y0[runs.owner], runs.start - x0[runs.owner], runs.stop - x0[runs.owner]
-    length, sum_x = b - a, _sum_below(b) - _sum_below(a)
-    sum_xx = _sum_of_squares_below(b) - _sum_of_squares_below(a)
+    length, sum_x = b - a, sum_below(b) - sum_below(a)
+    sum_xx = sum_of_squares_below(b) - sum_of_squares_below(a)
     sums = (length, y * length, sum_x, y * y * length, sum_xx, y * sum_x)
     area, my, mx, myy, mxx, myx = (runs.reduce(np.add, values) for values in sums)
     my, mx = my / area, mx / area
     return y0 + my, x0 + mx, myy / area - my * my, mxx / area - mx * mx, myx / area - my * mx
 
 
-def _sum_below(n: np.ndarray) -> np.ndarray:
+def sum_below(n: np.ndarray) -> np.ndarray:
     """0 + 1 + ... + (n - 1)."""
     return n * (n - 1) // 2
 
 
-def _sum_of_squares_below(n: np.ndarray) -> np.ndarray:
+def sum_of_squares_below(n: np.ndarray) -> np.ndarray:
     """0 + 1 + 4 + ... + (n - 1)²."""
     return n * (n - 1) * (2 * n - 1) // 6
 
@@ -234,12 +241,12 @@ def _border_classes(labels: np.ndarray, top: int, bottom: int) -> tuple[np.ndarr
     return found, CLASSES[code]
 
 
-def _intensities(labels: np.ndarray, intensity: np.ndarray, runs: Runs, area: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of every channel, each (N, C)."""
+def intensity_statistics(labels: np.ndarray, intensity: np.ndarray, runs: Runs) -> dict[str, np.ndarray]:
+    """Mean, std, min, max and sum of every object's values in every channel of (C, Y, X), each (N, C)."""
     shape = (len(intensity), *labels.shape)
     if intensity.shape != shape:
         raise ValueError(f"intensity of shape {intensity.shape}: expected {shape}")
-    names = ("mean", "std", "min", "max", "sum")
+    names, area = ("mean", "std", "min", "max", "sum"), runs.reduce(np.add, runs.length)
     statistics = np.empty((len(names), len(area), len(intensity)))
     for index, channel in enumerate(intensity):
         with np.errstate(invalid="ignore"):  # infinity minus itself, in images that hold it

@@ -11,7 +11,8 @@ from skimage.measure import label as connected
 from skimage.measure import regionprops
 
 from abbe.errors import AbbeError
-from abbe.report.objects import COLUMNS, channel_names, meaning_of, objects_table
+from abbe.report.intensities import channel_names
+from abbe.report.objects import COLUMNS, SERIES_COLUMNS, meaning_of, objects_table
 
 SKIMAGE = {
     "area": "area",
@@ -86,6 +87,7 @@ def test_columns_are_those_told() -> None:
     assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
     assert all(meaning_of(column)[1] for column in table.columns)
     assert meaning_of("confidence") == ("", "")
+    assert all(meaning_of(column) == told for column, told in SERIES_COLUMNS.items())
 
 
 def test_single_pixel_has_no_outline() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,8 @@ import pandas as pd
 
 from abbe.errors import AbbeError
 from abbe.ops.regions import region_properties
+from abbe.report.intensities import channel_names, intensity_columns, intensity_meaning
+from abbe.report.volumes import VOLUME_COLUMNS
 
 COLUMNS: dict[str, tuple[str, str]] = {
     "image": ("", "name of the image"),
@@ -36,15 +37,13 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "equivalent_diameter_um": ("µm", "diameter of the disk with the same area"),
 }
 """Name of each column of the object table: (unit, meaning), in the order of the table. The µm columns exist only where
-the pixel size is known; :data:`INTENSITIES` follow for every channel, such as ``mean_DAPI``."""
+the pixel size is known; :data:`abbe.report.intensities.INTENSITIES` follow for every channel: ``mean_DAPI``."""
 
-INTENSITIES: dict[str, str] = {
-    "mean": "mean of its pixels",
-    "min": "smallest of its pixels",
-    "max": "largest of its pixels",
-    "sum": "sum over its pixels, background not subtracted",
+SERIES_COLUMNS: dict[str, tuple[str, str]] = {
+    "time": ("", "time point it was found in, from 0"),
+    "z": ("", "plane it was found in, from 0"),
 }
-"""Measurements of a channel; their columns are named ``<measurement>_<channel>``."""
+"""Columns after ``label`` where time points or planes were segmented one by one."""
 
 SQUARE = 0.01
 """Pixels whose sides differ by less than this share count as square."""
@@ -85,7 +84,7 @@ def objects_table(
     name
         Goes into the column ``image``.
     channels
-        Names of the channels; see :func:`channel_names`.
+        Names of the channels; see :func:`abbe.report.intensities.channel_names`.
     offset, extent
         Where `labels` are a part of an image: the part's first row and column, and the (Y, X) of the whole.
         Every object must lie within the part.
@@ -112,40 +111,25 @@ def objects_table(
         columns |= _in_micrometres(columns, pixel_size)
     ordered = {column: columns[column] for column in COLUMNS if column in columns}
     if intensity is not None:
-        ordered |= _intensities(measured, channel_names(len(intensity), channels))
+        ordered |= intensity_columns(measured, channel_names(len(intensity), channels))
     table = pd.DataFrame(ordered)
     table.insert(0, "image", pd.Series([name] * len(table), dtype="str"))
     return table
 
 
-def channel_names(n: int, names: Sequence[str] = ()) -> list[str]:
-    """Make channel names fit for columns.
+def meaning_of(column: str, volumes: bool = False) -> tuple[str, str]:
+    """Give unit and meaning of a column of the object table; two empty texts for a column of someone else's.
 
-    One channel is always ``intensity``, so that the tables of single-channel images fit together whatever their
-    channel is called. Of more channels each keeps its name with everything but letters and digits as ``_``;
-    nameless ones are ``channel1``, ``channel2`` …; equal names are numbered: ``DAPI``, ``DAPI_2``.
+    Parameters
+    ----------
+    column
+        Its name.
+    volumes
+        The table is one of :func:`abbe.report.volumes.volumes_table`, where some names mean their 3-D twins.
     """
-    if n == 1:
-        return ["intensity"]
-    cleaned: list[str] = []
-    for index in range(n):
-        given = names[index] if index < len(names) else ""
-        stem = re.sub(r"\W+", "_", given).strip("_") or f"channel{index + 1}"
-        taken = {other.lower() for other in cleaned}
-        candidates = (stem if k == 1 else f"{stem}_{k}" for k in range(1, n + 2))
-        cleaned.append(next(name for name in candidates if name.lower() not in taken))
-    return cleaned
-
-
-def meaning_of(column: str) -> tuple[str, str]:
-    """Give unit and meaning of a column of the object table; two empty texts for a column of someone else's."""
-    if column in COLUMNS:
-        return COLUMNS[column]
-    measurement, _, channel = column.partition("_")
-    if measurement not in INTENSITIES or not channel:
-        return "", ""
-    where = "" if channel == "intensity" else f" in channel {channel}"
-    return "grey level", INTENSITIES[measurement] + where
+    first, second = (VOLUME_COLUMNS, COLUMNS) if volumes else (COLUMNS, VOLUME_COLUMNS)
+    known = second | SERIES_COLUMNS | first
+    return known[column] if column in known else intensity_meaning(column)
 
 
 def _checked(labels: np.ndarray, image: np.ndarray | None) -> np.ndarray | None:
@@ -185,13 +169,4 @@ def _in_micrometres(columns: dict[str, np.ndarray], pixel_size: tuple[float, flo
     }
     return {f"{column}_um": columns[column] * factor for column, factor in factors.items()} | {
         "area_um2": columns["area"] * y * x
-    }
-
-
-def _intensities(measured: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Name the columns of every channel; regionprops calls the same values ``intensity_mean`` and so on."""
-    return {
-        f"{measurement}_{channel}": measured[f"intensity_{measurement}"][:, index]
-        for index, channel in enumerate(names)
-        for measurement in INTENSITIES
     }

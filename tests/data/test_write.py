@@ -163,6 +163,57 @@ def test_bands_of_any_height_make_one_image(tmp_path_factory, shape, cuts, dtype
     np.testing.assert_array_equal(back.reshape(shape), labels)
 
 
+STACKS = {"ZYX": 3, "TYX": 3, "TZYX": 4}
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    axes=st.sampled_from(list(STACKS)),
+    extents=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 600), st.integers(1, 40)),
+    cuts=st.lists(st.integers(0, 900), max_size=5),
+)
+def test_stacks_come_back_plane_by_plane_with_their_axes(tmp_path_factory, axes, extents, cuts):
+    folder = tmp_path_factory.mktemp("stacks")
+    labels = labels_of(extents[-len(axes) :], 70_000)
+    write_labels(folder / "a.tif", labels, {"z": 2.0, "y": 0.25, "x": 0.5}, axes=axes)
+    with tifffile.TiffFile(folder / "a.tif") as tiff:
+        (series,) = tiff.series
+        np.testing.assert_array_equal(series.asarray().reshape(labels.shape), labels)
+        sizes = {"T": 1, "Z": 1} | dict(zip(axes, labels.shape))
+        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+        assert {axis: pixels[f"Size{axis}"] for axis in "TZYXC"} == sizes | {"C": 1}
+        assert [pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"] == [2.0 if "Z" in axes else None, 0.25, 0.5]
+    image = read(folder / "a.tif")
+    assert set(image.axes) <= set(axes)
+    assert image.pixel_size["x"] == pytest.approx(0.5)
+    rows = labels.reshape(-1, labels.shape[-1])
+    (folder / "again").mkdir()
+    with LabelWriter(folder / "again" / "a.tif", labels.shape, "u4", (2.0, 0.25, 0.5), axes=axes) as writer:
+        for band in np.split(rows, np.clip(np.cumsum(cuts), 0, len(rows))):
+            writer.write_rows(band)
+    assert (folder / "again" / "a.tif").read_bytes() == (folder / "a.tif").read_bytes()
+
+
+def test_axes_name_the_sizes_of_a_bare_sequence_from_the_last(tmp_path):
+    for axes, size, expected in (
+        ("TYX", (0.25, 0.5), {"y": 0.25, "x": 0.5}),
+        ("TYX", (2.0, 0.25, 0.5), {"y": 0.25, "x": 0.5}),
+        ("ZYX", (0.25, 0.5), {"y": 0.25, "x": 0.5}),
+        ("TZYX", (2.0, 0.25, 0.5), {"z": 2.0, "y": 0.25, "x": 0.5}),
+    ):
+        labels = labels_of((3, 2, 20, 30)[-len(axes) :], 9)
+        image = read(write_labels(tmp_path / "a.tif", labels, size, axes=axes))
+        assert image.axes == axes
+        assert image.pixel_size == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("axes", ["XY", "CYX", "YX", "TZYX", "ztyx"])
+def test_other_axes_are_refused(tmp_path, axes):
+    with pytest.raises(AbbeError, match=rf"labels of shape \(3, 4, 5\) and axes {axes}; expected \(Y, X\)"):
+        write_labels(tmp_path / "a.tif", labels_of((3, 4, 5), 9), axes=axes)
+    assert contents(tmp_path) == []
+
+
 def test_large_labels_are_tiled_and_compressed_ome(tmp_path):
     write_labels(tmp_path / "a.tif", np.ones((1500, 1200), np.uint16), pixel_size=(0.25, 0.5))
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
@@ -193,7 +244,7 @@ def test_what_does_not_fit_is_an_error(tmp_path):
         (np.full((5, 5), -1), "-1"),
         (np.zeros((5, 5)), "float64"),
         (np.full((5, 5), 2**32), "up to 4294967295"),
-        (np.zeros((2, 3, 4, 5), int), r"expected \(Y, X\) or \(Z, Y, X\)"),
+        (np.zeros((1, 2, 3, 4, 5), int), r"shape \(1, 2, 3, 4, 5\); expected \(Y, X\), \(Z, Y, X\)"),
         (np.zeros((0, 5), int), "shape"),
     ):
         with pytest.raises(AbbeError, match=rf"a\.tif: cannot be written.*{words}"):
@@ -281,6 +332,30 @@ def test_large_labels_are_pyramids_of_every_other_label(tmp_path, shape):
     image = read(tmp_path / "a.tif")
     assert image.pixel_size == pytest.approx({"y": 0.5, "x": 0.25})
     np.testing.assert_array_equal(image.data[...], labels)
+
+
+def test_large_planes_of_a_stack_are_pyramids_too(tmp_path):
+    labels = labels_of((2, 3, 30, 4100), 300)
+    write_labels(tmp_path / "a.tif", labels, {"y": 0.5, "x": 0.25}, axes="TZYX")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        (series,) = tiff.series
+        assert [level.shape for level in series.levels] == [(2, 3, -(-30 // 2**n), -(-4100 // 2**n)) for n in range(4)]
+        for number, level in enumerate(series.levels):
+            assert level.keyframe.is_tiled
+            np.testing.assert_array_equal(level.asarray(), labels[..., :: 2**number, :: 2**number])
+    image = read(tmp_path / "a.tif")
+    assert image.axes == "TZYX"
+    np.testing.assert_array_equal(image.data[...], labels)
+    assert contents(tmp_path) == ["a.tif"]
+
+
+def test_a_memory_map_is_written_without_loading_a_plane(tmp_path):
+    labels = np.memmap(tmp_path / "labels", np.int32, "w+", shape=(2, 8192, 2048))  # 64 MiB a plane
+    tracemalloc.start()
+    write_labels(tmp_path / "a.tif", labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
 
 
 def test_big_tiff_pyramids_read_in_full_resolution(tmp_path):

@@ -7,6 +7,8 @@ Whatever goes wrong, the temporary file is removed and an older file of that nam
 from __future__ import annotations
 
 import errno
+import itertools
+import math
 import os
 import queue
 import shutil
@@ -35,6 +37,8 @@ PixelSize = Mapping[str, float] | Sequence[float] | None
 
 PNG_LEVEL = 2
 """Of zlib: a fifth of the default's time for hardly more bytes."""
+LABEL_AXES = ("YX", "ZYX", "TYX", "TZYX")
+"""Axes that a label image may have."""
 _TILE = 512
 _PYRAMID_FROM = 4096  # pixels along the longer side; smaller images are shown fast enough as they are
 _SMALLEST_LEVEL = 1024
@@ -163,21 +167,31 @@ def write_png(path: str | Path, rgb: np.ndarray, overwrite: bool = True) -> Path
     return Path(path)
 
 
-def write_labels(path: str | Path, labels: np.ndarray, pixel_size: PixelSize = None, overwrite: bool = True) -> Path:
+def write_labels(
+    path: str | Path,
+    labels: np.ndarray,
+    pixel_size: PixelSize = None,
+    overwrite: bool = True,
+    *,
+    axes: str | None = None,
+) -> Path:
     """Write a label image as a compressed OME-TIFF of the smallest unsigned type that holds the labels.
 
-    Large planes become pyramids, as :class:`LabelWriter` says; files of more than 2 GiB are BigTIFF.
+    Large planes become pyramids, as :class:`LabelWriter` says; files of more than 2 GiB are BigTIFF. Of a memory map
+    a band of rows is read at a time.
 
     Parameters
     ----------
     path
         The file; its suffix should be .tif.
     labels
-        (Y, X) or (Z, Y, X), non-negative integers or bool.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers or bool.
     pixel_size
         µm, kept in the file.
     overwrite
         Replace an older file.
+    axes
+        Letters of the axes; must be given for (T, Y, X).
 
     Raises
     ------
@@ -190,28 +204,39 @@ def write_labels(path: str | Path, labels: np.ndarray, pixel_size: PixelSize = N
     except ValueError as error:
         raise AbbeError(f"{path}: cannot be written, {error}") from error
     dtype = smallest_unsigned(largest_label(labels))
-    if labels.ndim == 2:
-        with LabelWriter(path, labels.shape, dtype, pixel_size, overwrite) as writer:
-            for top in range(0, labels.shape[0], _TILE):
-                writer.write_rows(labels[top : top + _TILE])
-        return Path(path)
-    options = _tiff_options(path, labels.shape, dtype, pixel_size)
-    with atomic(path, overwrite) as temporary, tifffile.TiffWriter(temporary, **options.pop("file")) as tiff:
-        tiff.write((plane.astype(dtype) for plane in labels), shape=labels.shape, dtype=dtype, **options)
+    with LabelWriter(path, labels.shape, dtype, pixel_size, overwrite, axes=axes) as writer:
+        for plane in np.ndindex(labels.shape[:-2]):
+            for top in range(0, labels.shape[-2], _TILE):
+                writer.write_rows(labels[*plane, top : top + _TILE])
     return Path(path)
 
 
-def _tiff_options(path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel_size: PixelSize) -> dict[str, Any]:
+def label_axes(path: str | Path, shape: Sequence[int], axes: str | None = None) -> str:
+    """Give the axes of a label image, by default the last of TZYX.
+
+    Raises
+    ------
+    AbbeError
+        If labels of such axes or extents cannot be written.
+    """
+    named = "TZYX"[-len(shape) :] if axes is None else axes
+    if named not in LABEL_AXES or len(named) != len(shape) or 0 in shape:
+        found = f"labels of shape {tuple(shape)}" + (f" and axes {axes}" if axes else "")
+        raise AbbeError(f"{path}: cannot be written, {found}; expected (Y, X), (Z, Y, X), (T, Y, X) or (T, Z, Y, X)")
+    return named
+
+
+def _tiff_options(
+    path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel_size: PixelSize, axes: str | None
+) -> dict[str, Any]:
     """Options of ``TiffWriter.write``, and under "file" those of its constructor."""
     if dtype not in (np.uint8, np.uint16, np.uint32):
         raise AbbeError(f"{path}: cannot be written, labels of type {dtype}; an OME-TIFF holds up to 4294967295")
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise AbbeError(f"{path}: cannot be written, labels of shape {tuple(shape)}; expected (Y, X) or (Z, Y, X)")
-    axes = "ZYX"[-len(shape) :]
+    axes = label_axes(path, shape, axes)
     sizes = sizes_by_axis(pixel_size, axes)
     # µm is the unit that OME-XML assumes.
     # OME wants an identifier; one that is drawn at random would make equal results differ in their bytes.
-    identifier = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{Path(path).name} {tuple(shape)} {dtype}"))
+    identifier = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{Path(path).name} {axes} {tuple(shape)} {dtype}"))
     metadata = {
         "axes": axes,
         "UUID": identifier,
@@ -225,10 +250,11 @@ def _tiff_options(path: str | Path, shape: Sequence[int], dtype: np.dtype, pixel
 
 
 def sizes_by_axis(pixel_size: PixelSize, axes: str) -> dict[str, float]:
-    """Name the sizes by their axis, leaving out those that are unknown."""
+    """Name the sizes by their axis, leaving out those that are unknown; of a bare sequence the last one is along X."""
+    spatial = [axis for axis in axes.lower() if axis in "zyx"]
     if not isinstance(pixel_size, Mapping):
-        pixel_size = dict(zip(axes.lower(), pixel_size or ()))
-    return {axis: float(size) for axis, size in pixel_size.items() if axis in axes.lower() and size}
+        pixel_size = dict(zip(reversed(spatial), reversed(pixel_size or ())))
+    return {axis: float(pixel_size[axis]) for axis in spatial if pixel_size.get(axis)}
 
 
 class LabelWriter:
@@ -244,13 +270,15 @@ class LabelWriter:
     path
         The file.
     shape
-        (Y, X) of the whole image.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X) of the whole image; one plane follows the other, the last axis fastest.
     dtype
         uint8, uint16 or uint32; values that do not fit are an error.
     pixel_size
         µm, kept in the file.
     overwrite
         Replace an older file.
+    axes
+        Letters of the axes; must be given for (T, Y, X).
     """
 
     def __init__(
@@ -260,10 +288,14 @@ class LabelWriter:
         dtype: Any,
         pixel_size: PixelSize = None,
         overwrite: bool = True,
+        *,
+        axes: str | None = None,
     ):
-        self._path, self._shape, self._dtype = Path(path), (int(shape[0]), int(shape[1])), np.dtype(dtype)
-        self._options = _tiff_options(path, shape, self._dtype, pixel_size)
-        self._tile = [min(_TILE, -(-extent // 16) * 16) for extent in self._shape]  # TIFF: multiples of 16
+        self._path, self._shape, self._dtype = Path(path), tuple(map(int, shape)), np.dtype(dtype)
+        self._options = _tiff_options(path, shape, self._dtype, pixel_size, axes)
+        self._height, self._width = self._shape[-2:]
+        self._all_rows = math.prod(self._shape[:-1])
+        self._tile = [min(_TILE, -(-extent // 16) * 16) for extent in self._shape[-2:]]  # TIFF: multiples of 16
         self._overwrite, self._n_rows = overwrite, 0
         self._levels = _lower_levels(self._shape)
         self._bands: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=1)
@@ -291,7 +323,7 @@ class LabelWriter:
 
     def _finish(self, complete: bool) -> None:
         """Wait for the thread; fails if it failed, or if rows are missing."""
-        missing = self._n_rows < self._shape[0]
+        missing = self._n_rows < self._all_rows
         if missing or not complete:
             with suppress(Exception):
                 self._put(None)
@@ -300,7 +332,7 @@ class LabelWriter:
             self._raise_failure()
 
     def write_rows(self, rows: np.ndarray) -> None:
-        """Append rows, (any height, X).
+        """Append rows, (any height, X); after the last row of a plane comes the first of the next.
 
         Raises
         ------
@@ -311,20 +343,21 @@ class LabelWriter:
         """
         self._check(rows)
         while len(rows):
-            filled = self._n_rows % self._tile[0]
-            taken = rows[: self._tile[0] - filled]
-            self._band[filled : filled + len(taken), : self._shape[1]] = taken
+            row = self._n_rows % self._height
+            filled = row % self._tile[0]
+            taken = rows[: min(self._tile[0] - filled, self._height - row)]
+            self._band[filled : filled + len(taken), : self._width] = taken
             self._n_rows += len(taken)
             rows = rows[len(taken) :]
-            if self._n_rows % self._tile[0] == 0 or self._n_rows == self._shape[0]:
+            if (row + len(taken)) % self._tile[0] == 0 or row + len(taken) == self._height:
                 self._put(self._band)
                 self._band = self._new_band()
 
     def _check(self, rows: np.ndarray) -> None:
-        if rows.ndim != 2 or rows.shape[1] != self._shape[1]:
-            raise ValueError(f"{self._path}: rows of shape {rows.shape} for an image of width {self._shape[1]}")
-        if self._n_rows + len(rows) > self._shape[0]:
-            raise ValueError(f"{self._path}: more than {self._shape[0]} rows")
+        if rows.ndim != 2 or rows.shape[1] != self._width:
+            raise ValueError(f"{self._path}: rows of shape {rows.shape} for an image of width {self._width}")
+        if self._n_rows + len(rows) > self._all_rows:
+            raise ValueError(f"{self._path}: more than {self._all_rows} rows")
         try:
             check_labels(rows)
         except ValueError as error:
@@ -335,7 +368,7 @@ class LabelWriter:
     def _new_band(self) -> np.ndarray:
         """Rows of whole tiles; what lies beyond the image stays 0."""
         height, width = self._tile
-        return np.zeros((height, -(-self._shape[1] // width) * width), self._dtype)
+        return np.zeros((height, -(-self._width // width) * width), self._dtype)
 
     def _put(self, band: np.ndarray | None) -> None:
         """Hand a band to the thread, None to end it early; fails if it has failed."""
@@ -372,27 +405,28 @@ class LabelWriter:
         half = np.memmap(scratch, self._dtype, "r", shape=self._levels[0])
         same = {key: options[key] for key in ("compression", "photometric", "maxworkers", "tile")}
         for number, shape in enumerate(self._levels):
-            level = half[:: 2**number, :: 2**number]
-            tiles = _tiles_of(level, *self._tile)
+            level = half[..., :: 2**number, :: 2**number]
+            tiles = (tile for plane in np.ndindex(shape[:-2]) for tile in _tiles_of(level[plane], *self._tile))
             tiff.write(tiles, shape=shape, dtype=self._dtype, subfiletype=1, metadata=None, **same)
 
     def _tiles(self, scratch: IO[bytes] | None) -> Iterator[np.ndarray]:
         height, width = self._tile
-        for top in range(0, self._shape[0], height):
+        tops = range(0, self._height, height)
+        for top in itertools.chain.from_iterable(itertools.repeat(tops, self._all_rows // self._height)):
             band = self._bands.get()
             if band is None:
-                raise ValueError(f"{self._path}: {self._n_rows} of {self._shape[0]} rows were written")
+                raise ValueError(f"{self._path}: {self._n_rows} of {self._all_rows} rows were written")
             if scratch is not None:  # tiles have an even height, so that every band starts with a kept row
-                scratch.write(band[: self._shape[0] - top : 2, : self._shape[1] : 2].tobytes())
+                scratch.write(band[: self._height - top : 2, : self._width : 2].tobytes())
             for left in range(0, band.shape[1], width):
                 yield np.ascontiguousarray(band[:, left : left + width])
 
 
-def _lower_levels(shape: tuple[int, int]) -> list[tuple[int, int]]:
-    """Extents of the levels below a large image, each half of the one above it."""
-    levels: list[tuple[int, int]] = []
-    while max(shape) > (_SMALLEST_LEVEL if levels else _PYRAMID_FROM):
-        shape = -(-shape[0] // 2), -(-shape[1] // 2)
+def _lower_levels(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Extents of the levels below a large image, each with planes of half the sides of the one above it."""
+    levels: list[tuple[int, ...]] = []
+    while max(shape[-2:]) > (_SMALLEST_LEVEL if levels else _PYRAMID_FROM):
+        shape = (*shape[:-2], -(-shape[-2] // 2), -(-shape[-1] // 2))
         levels.append(shape)
     return levels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,9 +21,12 @@ from abbe.batch import Batch, BatchResult, Found, Outputs
 from abbe.data.image import Image
 from abbe.data.inputs import find_images
 from abbe.data.read import read
+from abbe.data.select import Series, select
 from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 from abbe.report.measure import measure_labels
+from abbe.report.table import ObjectTable
+from abbe.settings import ImageSettings
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -52,10 +56,16 @@ def plate(tmp_path: Path, discs: Draw) -> Path:
 
 
 def threshold(path: Path, work: Path) -> Found:
-    plane = read(path).planar()
-    labels, _ = ndimage.label(plane.region(0, plane.height, 0, plane.width)[0] > 500)
+    series = select(path, ImageSettings())
+    labels, _ = ndimage.label(series[0].region(0, series[0].height, 0, series[0].width)[0] > 500)
     labels = labels.astype(np.int32)
-    return Found(plane, labels, measure_labels(labels, plane), 0.1)
+    return Found(series, labels, measured(labels, series), 0.1)
+
+
+def measured(labels: np.ndarray, series: Series) -> ObjectTable:
+    table = ObjectTable()
+    table.add(measure_labels(labels, series[0]))
+    return table
 
 
 def run(
@@ -108,10 +118,9 @@ def test_labels_take_the_smallest_type_and_never_wrap(tmp_path: Path, side: int,
     """15² = 225 and 255² = 65,025 just fit; 16² = 256 and 256² = 65,536 need the next type."""
     labels = np.zeros((2 * side, 2 * side), np.int32)
     labels[::2, ::2] = np.arange(1, side**2 + 1).reshape(side, side)
-    image = read(labels.astype(np.float32)).planar()
+    series = Series(read(labels.astype(np.float32)))
     np.save(tmp_path / "a.npy", labels)
-    table = measure_labels(labels, image)
-    run(tmp_path / "a.npy", tmp_path / "out", lambda path, work: Found(image, labels, table))
+    run(tmp_path / "a.npy", tmp_path / "out", lambda path, work: Found(series, labels, measured(labels, series)))
     written = tifffile.imread(tmp_path / "out" / "a_labels.tif")
     assert written.dtype == dtype
     assert np.array_equal(written, labels)
@@ -186,8 +195,7 @@ def test_images_without_objects_leave_a_table_with_columns(tmp_path: Path) -> No
 
 def test_given_masks_are_not_written_again(plate: Path, tmp_path: Path) -> None:
     def given(path: Path, work: Path) -> Found:
-        found = threshold(path, work)
-        return Found(found.image, found.labels, found.objects, write_labels=False)
+        return dataclasses.replace(threshold(path, work), write_labels=False)
 
     run(plate, tmp_path / "out", given)
     assert not list((tmp_path / "out").glob("*_labels.tif"))

@@ -31,6 +31,7 @@ ROOMS = (
         "job",
         "cluster",
         "size",
+        "planning",
         "model",
         "evaluation",
         "learn",

@@ -24,7 +24,7 @@ from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.methods.segmentation.instances import InstanceSegmentation
 from abbe.model import Model, load_model
-from abbe.segmentation import Canvas
+from abbe.segmentation import Canvas, Numbering
 from abbe.settings import ImageSettings, SegmentSettings
 from abbe.tiling.merge import Finished
 from abbe.weights.file import Description, read_model, save_model
@@ -142,10 +142,44 @@ def test_five_axes_need_a_choice(bright: Model, plain: SegmentSettings, discs: D
     stack = np.zeros((2, 3, 2, *image.shape), np.uint16)
     stack[1, 2, 1] = image
     tifffile.imwrite(tmp_path / "5d.ome.tif", stack, metadata={"axes": "TZCYX"})
-    with pytest.raises(AbbeError, match=r"^5d\.ome\.tif: 5 axes TZCYX .*--time 0\.\.1 and --z 0\.\.2; --channel"):
+    with pytest.raises(
+        AbbeError,
+        match=r"^5d\.ome\.tif: 5 axes TZCYX .*--time 0\.\.1 and --z 0\.\.2, or take.* --time all --z all; --ch",
+    ):
         bright.predict(tmp_path / "5d.ome.tif", plain)
     chosen = dataclasses.replace(plain, time=1, z=2, channel=1)
     assert np.array_equal(bright.predict(tmp_path / "5d.ome.tif", chosen).labels, expected)
+
+
+def test_all_planes_and_times_are_done_one_by_one(
+    bright: Model, plain: SegmentSettings, discs: Draw, same_objects: Callable[..., bool], tmp_path: Path
+) -> None:
+    planes = [[discs(number=2 + time + z, seed=5 * time + z) for z in range(3)] for time in range(2)]
+    stack = np.stack([[image for image, _ in row] for row in planes])
+    tifffile.imwrite(tmp_path / "4d.ome.tif", stack, metadata={"axes": "TZYX"})
+    looped = dataclasses.replace(plain, time="all", z="all")
+    for chosen in (looped, dataclasses.replace(looped, tile=96)):
+        found = bright.predict(tmp_path / "4d.ome.tif", chosen)
+        assert found.labels.shape == stack.shape
+        assert found.objects["label"].tolist() == list(range(1, found.labels.max() + 1))
+        for time, z in np.ndindex(2, 3):
+            expected = planes[time][z][1]
+            assert same_objects(found.labels[time, z], expected)
+            rows = found.objects.query("time == @time and z == @z")
+            assert sorted(rows["area"]) == sorted(np.bincount(expected.ravel())[1:])
+    one = bright.predict(tmp_path / "4d.ome.tif", dataclasses.replace(plain, time=1, z="all"))
+    assert same_objects(one.labels[2], planes[1][2][1])
+    assert "time" not in one.objects
+
+
+def test_the_planes_of_a_stack_share_their_brightness(bright: Model, plain: SegmentSettings, discs: Draw) -> None:
+    """A plane out of focus, whose noise would be stretched to full contrast alone, stays empty."""
+    image, _ = discs()
+    series = select(read(np.stack([image, image // 100]), axes="ZYX"), dataclasses.replace(plain, z="all"))
+    reader = bright.reader(series, plain)
+    box = tuple((0, extent) for extent in image.shape)
+    bright_plane, dim_plane = (reader.frame(number)(box) for number in (0, 1))
+    assert np.ptp(dim_plane) < np.ptp(bright_plane) / 50
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -340,9 +374,11 @@ def test_the_networks_of_the_papers_segment_too(network: str, discs: Draw, plain
 @settings(deadline=None, max_examples=25)
 def test_dropping_the_border_leaves_the_inner_objects(height: int, width: int, seed: int) -> None:
     labels, _ = ndimage.label(np.random.default_rng(seed).random((height, width)) > 0.6)
-    canvas = Canvas((height, width))
-    canvas.add(Finished(((0, height), (0, width)), labels.astype(np.int32)))
-    canvas.drop_border()
+    canvas, numbering = Canvas((height, width)), Numbering((height, width), drop_border=True)
+    half = int(labels.max()) // 2
+    for some in (np.where(labels <= half, labels, 0), np.where(labels > half, labels, 0)):
+        for one in numbering.renumber([Finished(((0, height), (0, width)), some.astype(np.int32))]):
+            canvas.add(one)
     edge = np.ones((height, width), bool)
     edge[1:-1, 1:-1] = False
     kept = [label for label in range(1, labels.max() + 1) if not edge[labels == label].any()]

@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
 from abbe.cluster import Cluster
-from abbe.data.image import Image, describe
+from abbe.data.image import describe
 from abbe.data.inputs import Input, find_images
+from abbe.data.masks import find_mask, read_masks
 from abbe.data.read import read
 from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
-from abbe.report.measure import measure_labels
+from abbe.report.measure import measure_series
+from abbe.report.table import ObjectTable
 from abbe.segmentation import Segmentation
 from abbe.settings import ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "measure",
     "measure_files",
+    "plan_files",
     "read",
     "segment",
     "segment_files",
@@ -166,7 +168,7 @@ def segment_files(
 
     def find(path: Path | str, work: Path) -> Found:
         fill = cluster.fill if cluster else None
-        return loaded.predict(path, settings, progress=progress, work=work, fill=fill).found()
+        return loaded.predict(path, settings, tell=tell, progress=progress, work=work, fill=fill).found()
 
     def elsewhere(batch: Batch, items: Sequence[Input]) -> Iterator[Outcome]:
         assert cluster is not None
@@ -177,10 +179,29 @@ def segment_files(
     return batch.run(found, find, tell, elsewhere if cluster else None)
 
 
+def plan_files(
+    inputs: Sequence[str | Path],
+    model: str | Path = "nuclei",
+    settings: SegmentSettings | None = None,
+    *,
+    tell: Tell = logger.info,
+) -> int:
+    """Say what :func:`segment_files` would do with each image; gives the number of those that it could not do."""
+    settings = settings or SegmentSettings()
+    found, loaded, failed = find_images(inputs), load(model), 0
+    for number, item in enumerate(found, 1):
+        try:
+            tell(f"[{number}/{len(found)}] {item.path}: {loaded.plan(item.path, settings)}")
+        except AbbeError as error:
+            tell(f"[{number}/{len(found)}] would fail: {error}")
+            failed += 1
+    return failed
+
+
 def _is_large(path: Path | str, model: Model, settings: SegmentSettings) -> bool:
     """Tell whether an image has more pixels than one tile; one that cannot be opened has none."""
     try:
-        return math.prod(select(path, settings, model.dimensions).extents) > math.prod(model.tile(settings))
+        return math.prod(select(path, settings, model.dimensions)[0].extents) > math.prod(model.tile(settings))
     except AbbeError:
         return False
 
@@ -196,14 +217,15 @@ def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
     Parameters
     ----------
     labels
-        A path or an array (Y, X) of whole numbers, 0 for background.
+        A path, or an array of whole numbers, 0 for background: (Y, X), (Z, Y, X) for objects in three dimensions, or
+        with ``z="all"`` or ``time="all"`` a series of either.
     image
         The image they belong to, for intensities and pixel size; a path, an array, or what :func:`read` gave.
     **settings
         Fields of :class:`~abbe.settings.ImageSettings`, which say how to read the image.
     """
-    plane = None if image is None else select(image, build_config(ImageSettings, settings, "measure"))
-    return measure_labels(_read_mask(labels, plane), plane)
+    chosen = build_config(ImageSettings, settings, "measure")
+    return measure_series(*read_masks(labels, image, chosen))
 
 
 def measure_files(
@@ -219,18 +241,19 @@ def measure_files(
     settings = settings or ImageSettings()
     found = find_images(inputs)
     places = {item.path: item.relative for item in found}
-    masks = {path: _find_mask(labels, place) for path, place in places.items()}
+    given = {path: find_mask(labels, place) for path, place in places.items()}
     identity = {"labels": str(labels), **dataclasses.asdict(settings)}
     batch = Batch(outputs, identity, f"Objects in {_images(len(found))}", command)
 
     def find(path: Path | str, work: Path) -> Found:
-        mask = masks[path]
+        mask = given[path]
         if mask is None:
             stem = places[path].name
             raise AbbeError(f"{path}: no mask in {labels}; expected {stem}_labels.tif or {stem}_mask.png")
-        plane = select(path, settings)
-        array = _read_mask(mask, plane)
-        return Found(plane, array, measure_labels(array, plane), write_labels=False)
+        masks, series, array = read_masks(mask, path, settings)
+        table = ObjectTable()
+        table.add(measure_series(masks, series, array))
+        return Found(series or masks, array, table, write_labels=False)
 
     return batch.run(found, find, tell)
 
@@ -266,61 +289,10 @@ def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str
     chosen = build_config(SegmentSettings, settings, "info")
     image = read(source, axes=chosen.axes)
     try:
-        plan = _plan(image, load(model), chosen)
+        plan = str(load(model).plan(image, chosen))
     except AbbeError as error:
         plan = str(error)
     return describe(image) | {"plan": plan}
-
-
-def _plan(image: Image, model: Model, settings: SegmentSettings) -> str:
-    plane = select(image, settings, model.dimensions)
-    job = model.job(plane, settings)
-    predictor, tiles = job.predictor, len(job.tiles)
-    factors = dict.fromkeys(f"{factor:.2f}" for factor in job.scale)
-    seen = "at its own size" if job.seen == job.shape else f"scaled by {' x '.join(factors)}"
-    channels = "colour" if plane.rgb else f"{plane.n_channels} channel{'s' * (plane.n_channels > 1)}"
-    return (
-        f"model {model.name!r} takes {channels}, {' x '.join(map(str, plane.extents))} px {seen}, in {tiles} "
-        f"tile{'s' * (tiles > 1)} on {predictor.device} in {predictor.precision} ({predictor.backend})"
-    )
-
-
-def _read_mask(labels: Any, plane: Image | None) -> np.ndarray:
-    """Read whole-number labels (Y, X) that fit an image."""
-    mask = labels if isinstance(labels, Image) else read(labels)
-    flat = mask.planar()
-    if flat.n_channels != 1 or flat.dtype.kind not in "uib":
-        raise AbbeError(
-            f"{mask.name}: {flat.n_channels} channels of {flat.dtype}, but a mask is one channel of whole numbers"
-        )
-    if plane is not None and flat.extents != plane.extents:
-        raise AbbeError(f"{mask.name}: {flat.extents} pixels, but {plane.name} has {plane.extents}")
-    pixels = flat.region(0, flat.height, 0, flat.width)[0]
-    if not 0 <= int(pixels.min()) <= int(pixels.max()) <= np.iinfo(np.int32).max:
-        raise AbbeError(
-            f"{mask.name}: labels from {pixels.min()} to {pixels.max()}; expected 0 for background and numbers up to "
-            f"{np.iinfo(np.int32).max}, number them anew"
-        )
-    return pixels.astype(np.int32)
-
-
-def _find_mask(folder: Path, relative: Path) -> Path | None:
-    """Find the mask of an image below a folder, mirrored or flat."""
-    endings = (
-        "_labels.tif",
-        "_labels.tiff",
-        "_labels.ome.zarr",
-        "_labels.png",
-        "_mask.tif",
-        "_mask.png",
-        ".tif",
-        ".tiff",
-        ".png",
-        ".npy",
-    )
-    bases = (folder / relative, folder / relative.name)
-    found = (base.with_name(base.name + ending) for base in bases for ending in endings)
-    return next((path for path in found if path.exists()), None)
 
 
 def _images(number: int) -> str:

@@ -25,17 +25,18 @@ from abbe.data.image import Image
 from abbe.data.inputs import Input
 from abbe.data.ome_zarr import MARKS
 from abbe.data.rois import write_geojson, write_imagej_rois
+from abbe.data.select import Series
 from abbe.data.write import write_labels, write_png, write_table, write_text
 from abbe.data.write_zarr import write_labels_zarr
 from abbe.errors import AbbeError
 from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
-from abbe.report.measure import pixel_size_yx
-from abbe.report.objects import COLUMNS
+from abbe.report.measure import pixel_size_of
 from abbe.report.overlay import overlay_of
 from abbe.report.page import write_report
 from abbe.report.pixels import survey
 from abbe.report.provenance import provenance, write_provenance
+from abbe.report.table import ObjectTable, join_files
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +83,11 @@ class BatchResult:
 class Found:
     """What a verb found in one image."""
 
-    image: Image
-    """Planar."""
+    series: Series
+    """The image."""
     labels: np.ndarray
-    """(Y, X), 0 is background."""
-    objects: pd.DataFrame
+    """((Z,) Y, X), of a series with its axes before these; 0 is background."""
+    table: ObjectTable
     """Their measurements."""
     seconds: float = math.nan
     """Time that finding them took."""
@@ -215,30 +216,33 @@ class Batch:
     def _write(self, item: Input, found: Found, key: str) -> dict[str, Any]:
         """Write the files of one image; its row in the ledger comes last, and makes it done."""
         base = self.outputs.folder / item.relative
-        size = pixel_size_yx(found.image)
+        first = found.series[0]
+        axes = found.series.axes + first.axes[1:]
         if found.write_labels:
-            self._write_labels(base, found, size)
-        surveyed = survey(found.image)
-        write_png(_beside(base, "_overlay.png"), overlay_of(found.image, found.labels, limits=surveyed.limits))
+            self._write_labels(base, found, axes)
+        surveyed = survey(first)
+        write_png(_beside(base, "_overlay.png"), overlay_of(first, found.labels, limits=surveyed.limits))
         if self.outputs.rois:
             write_imagej_rois(_beside(base, "_rois.zip"), found.labels)
             write_geojson(_beside(base, ".geojson"), found.labels)
-        warnings = [*found.image.warnings, *warnings_for(surveyed, found.objects, pixel_size=size)]
+        size, objects = pixel_size_of(first), found.table.summary()
+        warnings = [*first.warnings, *warnings_for(surveyed, objects, pixel_size=size)]
         name = item.relative.as_posix()
-        row = image_row(name, found.objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
-        write_table(self._ledger(item.relative, ".csv"), found.objects.assign(image=name))
+        row = image_row(name, objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
+        found.table.write(self._ledger(item.relative, ".csv"), name)
         entry = {"path": _whole(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
         write_text(self._ledger(item.relative, ".json"), json.dumps(entry, default=float))
         return row
 
-    def _write_labels(self, base: Path, found: Found, size: Any) -> None:
+    def _write_labels(self, base: Path, found: Found, axes: str) -> None:
         """Write the labels, and remove those that a run with another format left."""
         tiff, zarr = _beside(base, "_labels.tif"), _beside(base, "_labels.ome.zarr")
-        if self.outputs.zarr(found.image):
-            write_labels_zarr(zarr, found.labels, pixel_size=size)
+        sizes = found.series.image.pixel_size
+        if self.outputs.zarr(found.series.image):
+            write_labels_zarr(zarr, found.labels, pixel_size=sizes)
             tiff.unlink(missing_ok=True)
         else:
-            write_labels(tiff, found.labels, pixel_size=size)
+            write_labels(tiff, found.labels, pixel_size=sizes)
             shutil.rmtree(zarr, ignore_errors=True)
 
     def _open(self) -> None:
@@ -267,7 +271,7 @@ class Batch:
         if not rows:
             return images
         write_table(folder / "images.csv", images)
-        objects = self._join_objects(list(rows))
+        objects = join_files([self._ledger(name, ".csv") for name in rows], folder / "objects.csv")
         record = provenance(
             self.command,
             model=self.model,
@@ -302,17 +306,6 @@ class Batch:
             if entry.get("settings") == self._settings_key() and not stale:
                 rows[name] = entry["row"]
         return rows
-
-    def _join_objects(self, names: Sequence[Path]) -> pd.DataFrame:
-        """Write objects.csv from the rows of all images, and give them back."""
-        options: dict[str, Any] = {"dtype": {"image": str}, "keep_default_na": False, "na_values": [""]}  # NA is a name
-        tables = [pd.read_csv(self._ledger(name, ".csv"), **options) for name in names]
-        filled = [table for table in tables if len(table)] or tables[:1]
-        objects = pd.concat(filled, ignore_index=True)
-        intensities = [name for name in objects.columns if name not in COLUMNS]
-        objects = objects[[name for name in COLUMNS if name in objects.columns] + intensities]
-        write_table(self.outputs.folder / "objects.csv", objects)
-        return objects
 
     def _gallery(self, images: pd.DataFrame) -> list[GalleryItem]:
         items = []

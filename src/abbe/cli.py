@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,7 @@ def segment(
     overwrite: bool = False,
     workers: int | None = None,
     cluster: str | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Find, count and measure objects: masks, objects.csv, images.csv, overlays and report.html.
 
@@ -65,10 +67,14 @@ def segment(
         Processes to work in at once, on this machine.
     cluster
         Address of a Dask scheduler whose workers do the work, such as tcp://host:8786.
+    dry_run
+        Only say for each image what would be done, in how many tiles and with how much memory.
     """
-    from abbe.api import segment_files
+    from abbe.api import plan_files, segment_files
     from abbe.batch import Outputs
 
+    if dry_run:
+        return 1 if plan_files(images, model, settings, tell=print_line) else 0
     with Display() as display, ExitStack() as stack:
         others = None
         if workers is not None or cluster is not None:
@@ -313,10 +319,14 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
 
 
 class Display:
-    """Progress on standard error: a bar on a terminal, otherwise a line for each image."""
+    """Progress on standard error: a bar on a terminal, otherwise a line for each image, and for long ones some more."""
+
+    QUIET = 60.0
+    """Seconds between two lines about one image."""
 
     def __init__(self) -> None:
         self.bar: Any = None
+        self.started = self.spoken = time.monotonic()
 
     def __enter__(self) -> Display:
         if err.is_terminal:
@@ -333,15 +343,30 @@ class Display:
             self.bar.stop()
 
     def tell(self, line: str) -> None:
-        """Print the line of a finished image."""
+        """Print a line, of a finished image or of one that begins."""
         err.print(line, highlight=False, markup=False)
+        self.started = self.spoken = time.monotonic()
         if self.bar is not None:
             self.bar.reset(self.task)
 
     def progress(self, part: float) -> None:
-        """Move the bar of the image in hand."""
+        """Move the bar of the image in hand, or say now and then how long it will take."""
         if self.bar is not None:
             self.bar.update(self.task, completed=part)
+            return
+        now = time.monotonic()
+        if 0 < part < 1 and now - self.spoken >= self.QUIET:
+            left = (now - self.started) * (1 - part) / part
+            err.print(f"  {part:.0%} done, about {spell_time(left)} left", highlight=False)
+            self.spoken = now
+
+
+def spell_time(seconds: float) -> str:
+    """Write a duration to a precision that fits it."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def close(result: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ import numpy as np
 from abbe.contract import KnowsItsSize, Method
 from abbe.data.image import Image
 from abbe.data.normalize import Normalization
-from abbe.data.select import select
+from abbe.data.select import Series, select
 from abbe.errors import AbbeError
 from abbe.job import Fill, Job, Reader
 from abbe.methods.catalog import OBJECTIVES, entry, module_of
-from abbe.segmentation import Canvas, Origin, Segmentation
+from abbe.planning import Plan, announce, plan_job
+from abbe.report.measure import measure_finished, placed
+from abbe.report.table import ObjectTable
+from abbe.segmentation import Canvas, Numbering, Origin, Segmentation
 from abbe.settings import SegmentSettings
 from abbe.size import find_scale, look
-from abbe.tiling.merge import Part
 from abbe.tiling.prepare import Predictor, choose_device
 from abbe.tiling.store import TileStore
 from abbe.train.settings import build_config
@@ -91,6 +93,8 @@ class Model:
         image: Any,
         settings: SegmentSettings | None = None,
         *,
+        measure: bool = True,
+        tell: Callable[[str], None] | None = None,
         progress: Callable[[float], None] | None = None,
         work: Path | None = None,
         fill: Fill | None = None,
@@ -102,7 +106,11 @@ class Model:
         image
             A path, an array, or an :class:`~abbe.data.read.Image`.
         settings
-            Which plane, what objects to keep, where to compute.
+            Which planes, what objects to keep, where to compute.
+        measure
+            Measure the objects too; False where only labels are wanted.
+        tell
+            Gets a line about what lies ahead, if it is much.
         progress
             Gets the part of the image that is done, 0 to 1.
         work
@@ -118,36 +126,57 @@ class Model:
         """
         settings = settings or SegmentSettings()
         start = time.perf_counter()
-        selected = select(image, settings, self.dimensions)
-        job = self.job(selected, settings)
+        series = select(image, settings, self.dimensions)
+        job = self.job(series, settings)
+        if tell is not None:
+            announce(plan_job(job, series, self.name), series.image.name, tell)
         store = None
-        if work is not None and len(job.tiles) > 1:
+        if work is not None and len(job) > 1:
             store = TileStore(work / "tiles", {"grid": job.grid, "scale": job.scale, **self.identity(settings)})
-        canvas = Canvas(selected.extents, work)
-        for finished in job.objects(counted(job.parts(store, fill), len(job.tiles), progress)):
-            canvas.add(finished)
-        if settings.drop_border:
-            canvas.drop_border()
+        canvas, table = Canvas(series.shape + job.shape, work), ObjectTable(work)
+        numbering = Numbering(job.shape, settings.drop_border)
+        for done, (frame, together) in enumerate(job.objects(job.parts(store, fill)), 1):
+            finished = numbering.renumber(together, frame)
+            for one in finished:
+                canvas.add(one, series.index(frame))
+            if measure:
+                table.add(placed(measure_finished(finished, series[frame]), series, frame))
+            if progress is not None:
+                progress(done / len(job))
         origin = Origin(self.name, self.identity(settings), self.record(), job.predictor.device)
-        return Segmentation(selected, canvas, origin, job.scale, time.perf_counter() - start)
+        return Segmentation(series, canvas, table, origin, job.scale, time.perf_counter() - start)
 
-    def job(self, image: Image, settings: SegmentSettings) -> Job:
+    def plan(self, image: Any, settings: SegmentSettings | None = None) -> Plan:
+        """Say what :meth:`predict` would do with an image, and what that would take."""
+        settings = settings or SegmentSettings()
+        series = select(image, settings, self.dimensions)
+        return plan_job(self.job(series, settings), series, self.name)
+
+    def job(self, series: Series, settings: SegmentSettings) -> Job:
         """Lay out the work on a selected image: at what scale, in which tiles."""
-        predictor, reader = self.predictor(settings), self.reader(image, settings)
-        unscaled, tile = (1.0,) * self.dimensions, self.tile(settings)
-        job = Job(self.method, predictor, reader, image.extents, unscaled, tile, settings.min_area)
-        return dataclasses.replace(job, scale=self.scale(image, job, settings))
+        predictor, reader = self.predictor(settings), self.reader(series, settings)
+        first, unscaled = series[0], (1.0,) * self.dimensions
+        job = Job(
+            self.method,
+            predictor,
+            reader.frame,
+            first.extents,
+            unscaled,
+            self.tile(settings),
+            settings.min_area,
+            len(series),
+        )
+        return dataclasses.replace(job, scale=self.scale(first, job, settings))
 
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
         return (settings.tile or TILE[self.dimensions, choose_device(settings.device)],) * self.dimensions
 
-    def reader(self, image: Image, settings: SegmentSettings) -> Reader:
+    def reader(self, series: Series, settings: SegmentSettings) -> Reader:
         """Read normalised boxes (C, ...) of a selected image, with the channels that the network takes."""
         normalization = Normalization(**self.description.normalization)
-        statistics = normalization.statistics(image.box, image.extents)
-        reader = Reader(image, settings, statistics, self.method.in_channels)
-        reader(((0, 1),) * self.dimensions)  # channels that do not fit are told before the work begins
+        reader = Reader(series, settings, normalization, self.method.in_channels)
+        reader.frame(0)(((0, 1),) * self.dimensions)  # channels that do not fit are told before the work begins
         return reader
 
     def predictor(self, settings: SegmentSettings) -> Predictor:
@@ -188,14 +217,6 @@ class Model:
                 f"{' x '.join(f'{size:g}' for size in wanted)} µm per pixel; give it with --pixel-size"
             )
         return tuple(size / target for size, target in zip(sizes, wanted, strict=True) if size is not None)
-
-
-def counted(parts: Iterable[Part], number: int, progress: Callable[[float], None] | None) -> Iterator[Part]:
-    """Tell how many of the parts came by."""
-    for done, part in enumerate(parts, 1):
-        yield part
-        if progress is not None:
-            progress(done / number)
 
 
 def load_model(name: str | Path) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,11 @@ import pandas as pd
 from abbe.batch import Batch, Found, Outputs
 from abbe.data.image import Image
 from abbe.data.inputs import Input
+from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.ops.boxes import slices
-from abbe.report.measure import measure_labels
 from abbe.report.overlay import overlay_of
+from abbe.report.table import ObjectTable
 from abbe.tiling.merge import Finished
 
 logger = logging.getLogger(__name__)
@@ -50,23 +51,59 @@ class Canvas:
             folder = Path(self.folder.name)
         self.array = np.memmap(folder / "labels.i4", np.int32, "w+", shape=shape)
 
-    def add(self, finished: Finished) -> None:
-        """Add new objects; no pixel has two."""
-        self.array[slices(finished.box)] += finished.labels
+    def add(self, finished: Finished, index: tuple[int, ...] = ()) -> None:
+        """Add new objects to a frame; no pixel has two."""
+        self.array[index][slices(finished.box)] += finished.labels
 
-    def drop_border(self) -> None:
-        """Take objects out that touch the border, and close the gaps in the numbers."""
-        sides = [self.array.take(side, axis=axis) for axis in range(self.array.ndim) for side in (0, -1)]
-        keep = np.ones(int(max((rows.max() for rows in self._rows()), default=0)) + 1, np.int32)
-        keep[np.concatenate([np.unique(side) for side in sides])] = 0
-        keep[0] = 0
-        numbers = np.cumsum(keep, dtype=np.int32) * keep
-        for rows in self._rows():
-            rows[:] = numbers[rows]
 
-    def _rows(self) -> Iterator[np.ndarray]:
-        step = max(IN_MEMORY // 2 // max(math.prod(self.array.shape[1:]), 1), 1)
-        return (self.array[y : y + step] for y in range(0, len(self.array), step))
+class Numbering:
+    """Numbers for the objects of all frames in one row, without gaps where objects are left out.
+
+    Parameters
+    ----------
+    extents
+        Of a frame.
+    drop_border
+        Leave out what touches the border of a frame.
+    """
+
+    def __init__(self, extents: tuple[int, ...], drop_border: bool = False):
+        self.extents, self.drop_border = extents, drop_border
+        self.last = 0
+        """The last number given out."""
+        self._frame = self._seen = 0
+
+    def renumber(self, finished: Sequence[Finished], frame: int = 0) -> list[Finished]:
+        """Number objects that became final together; those of each frame come numbered from 1."""
+        if frame != self._frame:
+            self._frame, self._seen = frame, 0
+        highest = max(self._seen, *(int(one.labels.max(initial=0)) for one in finished))
+        if self._seen == self.last and not self.drop_border:
+            self._seen = self.last = highest
+            return list(finished)
+        keep = np.ones(highest - self._seen + 1, bool)
+        keep[0] = False
+        if self.drop_border:
+            for one in finished:
+                keep[self._within(self._at_border(one))] = False
+        numbers = np.where(keep, np.cumsum(keep) + self.last, 0).astype(np.int32)
+        renumbered = [Finished(one.box, numbers[self._within(one.labels)]) for one in finished]
+        self._seen, self.last = highest, self.last + int(keep.sum())
+        return renumbered
+
+    def _within(self, labels: np.ndarray) -> np.ndarray:
+        """Count labels from the first of those that are new."""
+        return np.maximum(labels - self._seen, 0)
+
+    def _at_border(self, finished: Finished) -> np.ndarray:
+        """Give the labels at the border of the frame."""
+        sides = [np.zeros(0, np.int32)]
+        for axis, ((start, stop), extent) in enumerate(zip(finished.box, self.extents, strict=True)):
+            if start == 0:
+                sides.append(finished.labels.take(0, axis=axis).ravel())
+            if stop == extent:
+                sides.append(finished.labels.take(-1, axis=axis).ravel())
+        return np.unique(np.concatenate(sides))
 
 
 @dataclass(frozen=True)
@@ -88,10 +125,11 @@ class Segmentation:
 
     Attributes
     ----------
-    image : Image
-        What was segmented: CYX or CZYX.
+    series : Series
+        What was segmented: the planes or stacks of an image, mostly one.
     labels : ndarray
-        (Y, X) or (Z, Y, X) int32: 0 is background, objects are numbered from 1.
+        int32, (Y, X) or (Z, Y, X); of a series of planes or stacks with its axes before these. 0 is background,
+        objects are numbered from 1 through all of it.
     origin : Origin
         The model and its settings.
     scale : tuple of float
@@ -102,20 +140,26 @@ class Segmentation:
 
     def __init__(
         self,
-        image: Image,
+        series: Series,
         canvas: Canvas,
+        table: ObjectTable,
         origin: Origin,
         scale: tuple[float, ...],
         seconds: float,
     ):
-        self.image, self.labels, self.origin = image, canvas.array, origin
+        self.series, self.labels, self.origin = series, canvas.array, origin
         self.scale, self.seconds = scale, seconds
-        self._canvas = canvas  # the folder of a large one lives as long as the result
+        self._canvas, self._table = canvas, table  # the folder of a large one lives as long as the result
+
+    @property
+    def image(self) -> Image:
+        """What was segmented, CYX or CZYX; of a series the first."""
+        return self.series[0]
 
     @cached_property
     def objects(self) -> pd.DataFrame:
         """One row per object: see :data:`abbe.report.objects.COLUMNS`."""
-        return measure_labels(self.labels, self.image)
+        return self._table.frame()
 
     def overlay(self, max_side: int = 4096) -> np.ndarray:
         """Draw contours on the image: (Y, X, 3), uint8, no side longer than ``max_side``."""
@@ -123,7 +167,7 @@ class Segmentation:
 
     def found(self) -> Found:
         """Give what was found, measured, as a batch writes it."""
-        return Found(self.image, self.labels, self.objects, self.seconds)
+        return Found(self.series, self.labels, self._table, self.seconds)
 
     def save(self, folder: Path | str) -> Path:
         """Write mask, tables, overlay and report into a folder, as ``abbe segment`` does; gives the folder."""

@@ -8,18 +8,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """Which plane of an image to take."""
+    """Which planes of an image to take."""
 
     axes: str | None = None
     """Names of the image's axes in order, letters of TCZYX, where the file does not tell them."""
     channel: int | str | None = None
     """Channel to take, by number from 0 or by name."""
-    z: int | None = None
-    """Plane to take of a z stack, from 0."""
-    time: int | None = None
-    """Frame to take of a time series, from 0."""
+    z: int | Literal["all"] | None = None
+    """Plane to take of a z stack, from 0, or all of them one by one; a model of volumes takes the whole stack."""
+    time: int | Literal["all"] | None = None
+    """Time point to take of a series, from 0, or all of them one by one."""
     pixel_size: float | None = None
     """µm per pixel, in place of what the file says."""
+    z_step: float | None = None
+    """µm between the planes of a stack, in place of what the file says."""
 
 
 @dataclass(frozen=True)

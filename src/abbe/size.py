@@ -57,10 +57,11 @@ def find_scale(look: Callable[[float], Look], known: tuple[float, float]) -> flo
 
 
 def look(job: Job, scale: float) -> Look:
-    """Segment a part of a job's image at a scale."""
-    window = busiest_window(job.read, job.shape, round(WINDOW / scale))
-    scales = (scale,) * len(window)
-    part = dataclasses.replace(job, read=offset(job.read, corner(window)), shape=extents(window), scale=scales)
+    """Segment a part of a job's image, halfway through its frames, at a scale."""
+    region = job.read(job.frames // 2)
+    window = busiest_window(region, job.shape, round(WINDOW / scale))
+    scales, inside = (scale,) * len(window), offset(region, corner(window))
+    part = dataclasses.replace(job, read=lambda _: inside, shape=extents(window), scale=scales, frames=1)
     maps = part.maps()
     decoded = part.method.decode(maps)
     assert isinstance(part.method, KnowsItsSize)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from abbe.data.read import read
-from abbe.report.measure import measure_labels, pixel_size_yx, whole_objects
+from abbe.report.measure import measure_labels, pixel_size_of, whole_objects
 from abbe.report.objects import objects_table
 
 
@@ -64,4 +64,4 @@ def test_no_objects_give_the_same_columns() -> None:
 def test_the_pixel_size_of_a_plane(sizes: dict[str, float]) -> None:
     image = read(np.zeros((4, 5), np.uint8)).planar()
     image.pixel_size = sizes
-    assert pixel_size_yx(image) == ((0.5, 0.25) if len(sizes) == 3 else None)
+    assert pixel_size_of(image) == ((0.5, 0.25) if len(sizes) == 3 else None)

@@ -194,11 +194,12 @@ class Image:
     def _unchosen(self, left: Sequence[str], needed: str) -> AbbeError:
         """Word the error for axes that remain to be chosen."""
         choices = [f"{_OPTIONS[axis][0]} 0..{self.sizes[axis] - 1}" for axis in left]
+        every = " ".join(f"{_OPTIONS[axis][0]} all" for axis in left if axis in "TZ")
         extents = " x ".join(str(extent) for extent in self.shape)
         channel = f"; --channel picks one of {self.n_channels} channels" if self.n_channels > 1 else ""
         return AbbeError(
             f"{self.name}: {len(self.axes)} axes {self.axes} ({extents}), but {needed} is needed;"
-            f" choose with {' and '.join(choices)}{channel}"
+            f" choose with {' and '.join(choices)}{f', or take them one by one with {every}' if every else ''}{channel}"
         )
 
 

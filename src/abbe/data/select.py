@@ -1,29 +1,116 @@
-"""The part of an image that a method works on: one plane, or one stack."""
+"""The part of an image that a method works on: one plane or one stack, or all of them one after another."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
 
 from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.errors import AbbeError
 from abbe.settings import ImageSettings
 
+ALL = "all"
 
-def select(image: Any, settings: ImageSettings, dimensions: int = 2) -> Image:
-    """Open an image and choose the plane, or with three ``dimensions`` the stack, that the settings name.
 
-    Returns
-    -------
-    Image
-        CYX or CZYX.
+class Series(Sequence[Image]):
+    """The planes (CYX), or with three ``dimensions`` the stacks (CZYX), of an image that are worked on one by one.
+
+    Most images are a series of one.
+
+    Parameters
+    ----------
+    image
+        With the axes of its frames and those that the series runs along.
+    axes
+        The latter, in the order in which they are run through, the last one fastest: "", "T", "Z" or "TZ".
+    dimensions
+        Spatial axes of a frame.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Extents along ``axes``.
+    """
+
+    def __init__(self, image: Image, axes: str = "", dimensions: int = 2):
+        self.image, self.axes, self.dimensions = image, axes, dimensions
+        self.shape = tuple(image.sizes[axis] for axis in axes)
+        self[0]  # what cannot be taken apart so is told now
+
+    def __len__(self) -> int:
+        """Count the frames."""
+        return math.prod(self.shape)
+
+    @overload
+    def __getitem__(self, number: int) -> Image: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Image]: ...
+    def __getitem__(self, number: int | slice) -> Any:
+        """Take a frame, by its number from 0."""
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        return _spatial(self._at(self.index(number)), self.dimensions)
+
+    def index(self, number: int, *_: Any) -> tuple[int, ...]:  # type: ignore[override]
+        """Give the place of a frame along ``axes``."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"frame {number} of {len(self)}")
+        return tuple(int(place) for place in np.unravel_index(number, self.shape))
+
+    def around(self, number: int) -> Image:
+        """Take what a frame's brightness is judged by: the whole stack where its planes are frames, else the frame."""
+        if self.axes[-1:] != "Z":
+            return self[number]
+        return self._at(self.index(number)[:-1]).volume()
+
+    def _at(self, index: Sequence[int]) -> Image:
+        chosen = dict(zip(self.axes, index))
+        return self.image.select(z=chosen.get("Z"), time=chosen.get("T"))
+
+
+def select(image: Any, settings: ImageSettings, dimensions: int = 2) -> Series:
+    """Open an image and choose the plane, or with three ``dimensions`` the stack, that the settings name, or all.
+
+    Parameters
+    ----------
+    image
+        A path, an array, or an :class:`~abbe.data.image.Image`.
+    settings
+        Their ``z`` and ``time`` are a number, "all", or None where there is only one.
+    dimensions
+        Spatial axes of a frame: 2 or 3.
+
+    Raises
+    ------
+    AbbeError
+        If the image cannot be read, lacks what was chosen, or leaves a choice open.
     """
     opened = image if isinstance(image, Image) else read(image, axes=settings.axes)
-    chosen = opened.select(channel=settings.channel, z=settings.z, time=settings.time)
-    chosen = chosen.planar() if dimensions == 2 else chosen.volume()
-    if settings.pixel_size is None:
-        return chosen
-    if settings.pixel_size <= 0:
-        raise AbbeError(f"a pixel size of {settings.pixel_size:g} µm; expected more than 0")
-    return dataclasses.replace(chosen, pixel_size=chosen.pixel_size | dict.fromkeys("yx", settings.pixel_size))
+    asked = {"T": settings.time, "Z": None if dimensions == 3 and settings.z == ALL else settings.z}
+    numbers = {axis: choice for axis, choice in asked.items() if choice != ALL}
+    chosen = opened.select(channel=settings.channel, z=_number(numbers.get("Z")), time=_number(numbers.get("T")))
+    looped = "".join(axis for axis in asked if axis not in numbers and chosen.sizes.get(axis, 1) > 1)
+    return Series(_resized(chosen, settings), looped, dimensions)
+
+
+def _number(choice: int | str | None) -> int | None:
+    return None if choice is None else int(choice)
+
+
+def _resized(image: Image, settings: ImageSettings) -> Image:
+    """Put the pixel size that the settings name in place of the file's."""
+    sizes = dict(image.pixel_size)
+    for asked, axes, what in ((settings.pixel_size, "yx", "pixel size"), (settings.z_step, "z", "distance of planes")):
+        if asked is not None and asked <= 0:
+            raise AbbeError(f"a {what} of {asked:g} µm; expected more than 0")
+        sizes |= {} if asked is None else dict.fromkeys(axes, asked)
+    return dataclasses.replace(image, pixel_size=sizes)
+
+
+def _spatial(image: Image, dimensions: int) -> Image:
+    return image.planar() if dimensions == 2 else image.volume()

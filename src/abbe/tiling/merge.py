@@ -83,7 +83,8 @@ def merge(
     max_waiting
         Pixels of waiting pieces to keep in memory.
     """
-    return join((separate(patch, decode, shape) for patch in patches), decode, max_waiting=max_waiting)
+    for finished in join((separate(patch, decode, shape) for patch in patches), decode, max_waiting=max_waiting):
+        yield from finished
 
 
 def separate(patch: Patch, decode: Decode, shape: Sequence[int]) -> Part:
@@ -113,17 +114,24 @@ def _pieces(patch: Patch, regions: np.ndarray, cut: np.ndarray) -> Iterator[Piec
         yield Piece(box, regions[inside] == region, maps)
 
 
-def join(parts: Iterable[Part], decode: Decode, *, max_waiting: int = MAX_WAITING) -> Iterator[Finished]:
-    """Number the objects of all tiles, and decode what their borders cut; see :func:`merge`."""
+def join(parts: Iterable[Part], decode: Decode, *, max_waiting: int = MAX_WAITING) -> Iterator[list[Finished]]:
+    """Number the objects of all tiles, and decode what their borders cut; see :func:`merge`.
+
+    Yields
+    ------
+    list of Finished
+        For every tile what became final with it: its own objects first, then those that it brought together.
+    """
     seams = _Seams()
     count = 0
     for part in parts:
         labels, count = _renumber(part.labels, count)
-        yield Finished(part.core, labels)
+        finished = [Finished(part.core, labels)]
         seams.add(part)
         for region in seams.closed(max_waiting):
             labels, count = _renumber(region.decode(decode), count)
-            yield Finished(region.box, labels)
+            finished.append(Finished(region.box, labels))
+        yield finished
 
 
 @dataclass

@@ -102,6 +102,40 @@ def test_geojson_holds_the_pixels(tmp_path_factory, labels):
     np.testing.assert_array_equal(drawn, labels)
 
 
+@given(
+    hnp.arrays(np.int32, st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 8)] * 2), elements=st.integers(0, 3)),
+    st.sampled_from(["TZYX", "ZYX", "TYX"]),
+)
+@settings(deadline=None, max_examples=40)
+def test_outlines_of_stacks_lie_on_their_planes(tmp_path_factory, labels, axes):
+    folder = tmp_path_factory.mktemp("stack")
+    labels = labels if axes == "TZYX" else labels[0]
+    write_imagej_rois(folder / "a.zip", labels, axes=axes)
+    write_geojson(folder / "a.geojson", labels, axes=axes)
+    from_rois, from_geojson = np.zeros((2, *labels.shape), np.int32)
+    names = set()
+    with zipfile.ZipFile(folder / "a.zip") as archive:
+        names = {name.removesuffix(".roi") for name in archive.namelist()}
+        assert len(names) == len(archive.namelist())
+    for roi in roifile.roiread(folder / "a.zip") if names else []:
+        assert roi.name in names
+        assert roi.c_position == 0
+        assert roi.position == (0 if axes == "TZYX" else roi.z_position + roi.t_position)
+        place = tuple({"T": roi.t_position, "Z": roi.z_position}[axis] - 1 for axis in axes[:-2])
+        save(folder / "one.zip", roi)
+        from_rois[place][read_imagej_rois(folder / "one.zip", labels.shape[-2:]) > 0] = int(roi.name.split("-")[0])
+    for feature in json.loads((folder / "a.geojson").read_text())["features"]:
+        geometry = feature["geometry"]
+        place = tuple(geometry["plane"][axis] for axis in axes[:-2].lower())
+        assert set(geometry["plane"]) == {"z", "t"}
+        polygons = [geometry["coordinates"]] if geometry["type"] == "Polygon" else geometry["coordinates"]
+        for rings in polygons:
+            window, mask = fill([np.array(ring) for ring in rings], labels.shape[-2:])
+            from_geojson[place][window][mask] = feature["properties"]["measurements"]["Label"]
+    np.testing.assert_array_equal(from_rois, labels)
+    np.testing.assert_array_equal(from_geojson, labels)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(3, 12))
 @settings(deadline=None, max_examples=40)
 def test_filling_agrees_with_scikit_image(seed, n):
@@ -164,9 +198,10 @@ def test_no_objects_make_an_empty_but_readable_file(tmp_path):
 
 def test_what_cannot_be_said_is_an_error(tmp_path):
     for write in (write_imagej_rois, write_geojson):
-        for labels in (np.zeros((2, 3, 4), int), np.zeros((3, 4))):
-            with pytest.raises(AbbeError, match="outlines are drawn of whole numbers in 2-D"):
-                write(tmp_path / "a", labels)
+        with pytest.raises(AbbeError, match="outlines are drawn of whole numbers, not of float64"):
+            write(tmp_path / "a", np.zeros((3, 4)))
+        with pytest.raises(AbbeError, match=r"labels of shape \(2, 3, 4\) and axes CYX; expected \(Y, X\)"):
+            write(tmp_path / "a", np.zeros((2, 3, 4), int), axes="CYX")
     with pytest.raises(AbbeError, match="ImageJ ROIs reach 32767 pixels"):
         write_imagej_rois(tmp_path / "a.zip", np.zeros((1, 40_000), np.uint8))
     (tmp_path / "bad.zip").write_text("no zip")

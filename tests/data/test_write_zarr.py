@@ -102,6 +102,36 @@ def test_ome_zarr_shows_levels_and_a_colour_for_every_label(tmp_path, version):
     assert node.metadata["color"][0][3] == 0
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["TYX", "ZYX", "TZYX"])
+def test_stacks_and_series_are_what_other_readers_expect(tmp_path, axes, version):
+    labels = labels_of((2, 3, 30, 41)[-len(axes) :], 6)
+    size = {"z": 2.0, "y": 0.5, "x": 0.25}
+    path = write_labels_zarr(tmp_path / "a.ome.zarr", labels, size, axes=axes, version=version)
+    MODELS[version].ImageLabel.from_zarr(zarr.open_group(path, mode="r"))
+    (node,) = Reader(parse_url(str(path)))()
+    assert [level.shape[-2:] for level in node.data] == [(30, 41), (15, 21), (8, 11)]
+    np.testing.assert_array_equal(np.asarray(node.data[0]), labels)
+    stated = ome(path, version)["multiscales"][0]["axes"]
+    assert [axis["name"] for axis in stated] == list(axes.lower())
+    assert {axis["name"]: axis.get("unit") for axis in stated if axis["type"] == "time"} in ({}, {"t": None})
+    back = read(path)
+    assert (back.axes, back.pixel_size) == (axes, {axis: size[axis] for axis in axes.lower() if axis in size})
+    np.testing.assert_array_equal(back.data[...], labels)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_ngff_zarr_reads_series_with_their_scale(tmp_path, version):
+    ngff_zarr = pytest.importorskip("ngff_zarr")
+    labels = labels_of((2, 3, 30, 41), 6)
+    size = {"z": 2.0, "y": 0.5, "x": 0.25}
+    path = write_labels_zarr(tmp_path / "a.ome.zarr", labels, size, version=version)
+    for level, image in enumerate(ngff_zarr.from_ngff_zarr(str(path)).images):
+        assert image.dims == ("t", "z", "y", "x")
+        assert [image.scale[axis] for axis in "tzyx"] == [1.0, 2.0, 0.5 * 2**level, 0.25 * 2**level]
+        np.testing.assert_array_equal(np.asarray(image.data), labels[..., :: 2**level, :: 2**level])
+
+
 def test_too_many_colours_are_left_to_the_viewer(tmp_path):
     path = write_labels_zarr(tmp_path / "a.ome.zarr", labels_of((30, 30), 5000))
     assert "colors" not in ome(path, "0.5")["image-label"]
@@ -136,17 +166,27 @@ def test_blocks_of_any_size_and_order_make_one_image(tmp_path_factory, cuts, sha
     path = tmp_path_factory.mktemp("zarr") / "a.ome.zarr"
     with zarr_labels(path, labels.shape, shards=shards) as target:
         for y, x in blocks:
-            target.write(y.start, x.start, labels[y, x])
+            target.write((y.start, x.start), labels[y, x])
         assert not path.exists()
     assert target.largest == 70_000
     np.testing.assert_array_equal(read(path).data[...], labels)
 
 
+def test_a_series_is_written_plane_by_plane_and_tile_by_tile(tmp_path):
+    labels = labels_of((2, 3, 40, 50), 70_000)
+    with zarr_labels(tmp_path / "a.ome.zarr", labels.shape, axes="TZYX") as target:
+        assert target.unit == (1, 1, 16, 16)
+        for t, z in np.ndindex(2, 3):
+            for y in (0, 17):
+                target.write((t, z, y, 0), labels[t : t + 1, z : z + 1, y : y + 23])
+    np.testing.assert_array_equal(read(tmp_path / "a.ome.zarr").data[...], labels)
+
+
 def test_an_interrupted_store_is_continued_also_from_another_process(tmp_path):
     labels = labels_of((40, 50), 9)
-    ZarrLabels(tmp_path / "a.zarr", labels.shape).write(0, 0, labels[:20])
+    ZarrLabels(tmp_path / "a.zarr", labels.shape).write((0, 0), labels[:20])
     again = ZarrLabels(tmp_path / "a.zarr", labels.shape)
-    pickle.loads(pickle.dumps(again)).write(20, 0, labels[20:])
+    pickle.loads(pickle.dumps(again)).write((20, 0), labels[20:])
     with pytest.raises(AbbeError, match=r"a Zarr group without OME metadata"):
         read(tmp_path / "a.zarr")
     again.finish(largest=9)
@@ -162,12 +202,12 @@ def test_memory_does_not_grow_with_the_image(tmp_path, monkeypatch):
     shape = 4096, 4096  # 64 MiB as uint32
     block = np.ones((512, 512), np.uint32)
     with zarr_labels(tmp_path / "warm.zarr", (600, 600)) as target:
-        target.write(0, 0, block)
+        target.write((0, 0), block)
     tracemalloc.start()
     with zarr_labels(tmp_path / "a.zarr", shape) as target:
         for y in range(0, shape[0], 512):
             for x in range(0, shape[1], 512):
-                target.write(y, x, block)
+                target.write((y, x), block)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 24 * 2**20
@@ -182,7 +222,7 @@ def test_what_is_interrupted_leaves_the_old_folder_and_no_rest(tmp_path, error):
     path = write_labels_zarr(tmp_path / "a.ome.zarr", old)
     expected = AbbeError if isinstance(error, OSError) else error
     with pytest.raises(expected), zarr_labels(path, (30, 30)) as target:
-        target.write(0, 0, old[::-1])
+        target.write((0, 0), old[::-1])
         raise error
     np.testing.assert_array_equal(read(path).data[...], old)
     write_labels_zarr(path, old[::-1])
@@ -207,9 +247,12 @@ def test_what_cannot_be_written_is_told(tmp_path):
         with pytest.raises(AbbeError, match=words):
             write_labels_zarr(tmp_path / path, array, **options)
     with pytest.raises(AbbeError, match="label 300 does not fit in uint8"):
-        ZarrLabels(tmp_path / "b", (30, 30), dtype="u1").write(0, 0, labels_of((2, 2), 300))
-    with pytest.raises(ValueError, match="is outside of"):
-        ZarrLabels(tmp_path / "b", (30, 30), dtype="u1").write(29, 29, labels[:2, :2])
+        ZarrLabels(tmp_path / "b", (30, 30), dtype="u1").write((0, 0), labels_of((2, 2), 300))
+    for first, block in (((29, 29), labels[:2, :2]), ((-1, 0), labels[:2, :2]), ((0, 0, 0), labels[:2, :2])):
+        with pytest.raises(ValueError, match="is outside of"):
+            ZarrLabels(tmp_path / "b", (30, 30), dtype="u1").write(first, block)
+    with pytest.raises(AbbeError, match=r"labels of shape \(3, 4, 5\) and axes CYX; expected \(Y, X\)"):
+        write_labels_zarr(tmp_path / "c.zarr", np.zeros((3, 4, 5), int), axes="CYX")
     assert contents(tmp_path) == ["b", "file"]
 
 

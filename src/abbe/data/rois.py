@@ -3,7 +3,7 @@
 Outlines follow the edges of the pixels exactly. Their coordinates are (x, y) of pixel corners, as both
 programs mean them: pixel (row 0, column 0) is the square from (0, 0) to (1, 1), and reading what was
 written gives the same pixels. An object with holes, or of several parts that share no side, is one
-composite ROI, or a polygon with holes.
+composite ROI, or a polygon with holes. Stacks and series are drawn plane by plane.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import roifile
 from scipy import ndimage
 
-from abbe.data.write import atomic, write_text
+from abbe.data.write import atomic, label_axes, write_text
 from abbe.errors import AbbeError
 from abbe.ops.labels import relabel
 
@@ -160,50 +160,62 @@ def _simple_rings(ring: np.ndarray) -> Iterator[np.ndarray]:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_imagej_rois(path: str | Path, labels: np.ndarray, overwrite: bool = True) -> Path:
+def write_imagej_rois(path: str | Path, labels: np.ndarray, overwrite: bool = True, *, axes: str | None = None) -> Path:
     """Write a zip for ImageJ's ROI manager, one ROI per object, named by its label.
+
+    Of stacks and series there is one ROI per object and plane, which says its plane; the name says it too, counted
+    from 1 as in ImageJ: ``07-t02-z11``.
 
     Parameters
     ----------
     path
         The file, ending in .zip.
     labels
-        (Y, X), non-negative integers.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers.
     overwrite
         Replace an older file.
+    axes
+        Letters of the axes; must be given for (T, Y, X).
 
     Raises
     ------
     AbbeError
-        If the image is wider or higher than 32767 pixels, which ImageJ's format cannot say, if it is not
-        2-D, or if the file cannot be written.
+        If the image is wider or higher than 32767 pixels, which ImageJ's format cannot say, if its axes are
+        others, or if the file cannot be written.
     """
-    _check(path, labels)
-    if max(labels.shape) > _LARGEST:
+    planes = _planes(path, labels, axes)
+    if max(labels.shape[-2:]) > _LARGEST:
         raise AbbeError(f"{path}: cannot be written, ImageJ ROIs reach {_LARGEST} pixels and the image {labels.shape}")
-    digits = len(str(int(labels.max(initial=0))))
+    digits = [len(str(largest)) for largest in (int(labels.max(initial=0)), *labels.shape[:-2])]
     with (
         atomic(path, overwrite) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for label, parts in outlines(labels):
-            name = f"{label:0{digits}d}"
-            archive.writestr(f"{name}.roi", _roi(name, parts).tobytes())
+        for place, plane in planes:
+            counts = [f"-{axis}{index + 1:0{n}d}" for (axis, index), n in zip(place.items(), digits[1:])]
+            for label, parts in outlines(plane):
+                name = "".join((f"{label:0{digits[0]}d}", *counts))
+                archive.writestr(f"{name}.roi", _roi(name, parts, place).tobytes())
     return Path(path)
 
 
-def _check(path: str | Path, labels: np.ndarray) -> None:
-    if labels.ndim != 2 or labels.dtype.kind not in "iub":
-        found = f"{labels.dtype} labels of shape {labels.shape}"
-        raise AbbeError(f"{path}: cannot be written, outlines are drawn of whole numbers in 2-D, not of {found}")
+def _planes(path: str | Path, labels: np.ndarray, axes: str | None) -> Iterator[tuple[dict[str, int], np.ndarray]]:
+    """Give the planes of a label image one by one, each with its index along "t" and "z", where there are such."""
+    if labels.dtype.kind not in "iub":
+        raise AbbeError(f"{path}: cannot be written, outlines are drawn of whole numbers, not of {labels.dtype}")
+    outer = label_axes(path, labels.shape, axes)[:-2].lower()
+    return ((dict(zip(outer, index)), labels[index]) for index in np.ndindex(labels.shape[:-2]))
 
 
-def _roi(name: str, parts: list[Part]) -> roifile.ImagejRoi:
+def _roi(name: str, parts: list[Part], place: dict[str, int]) -> roifile.ImagejRoi:
     """One object as a traced ROI, or as a composite one if a single ring does not say it."""
     rings = [ring for part in parts for ring in (part.outer, *part.holes)]
     corners = np.concatenate(rings)
     (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     roi = roifile.ImagejRoi(name=name, left=left, top=top, right=right, bottom=bottom)
+    roi.z_position, roi.t_position = (place[axis] + 1 if axis in place else 0 for axis in "zt")
+    if len(place) == 1:  # a stack of one axis is no hyperstack to ImageJ, which then looks for the number of the plane
+        roi.position = roi.z_position + roi.t_position
     if len(rings) == 1:
         roi.roitype = roifile.ROI_TYPE.TRACED
         roi.integer_coordinates = (corners - [left, top]).astype(np.int32)
@@ -222,37 +234,43 @@ def _path(ring: np.ndarray) -> np.ndarray:
     return np.append(np.hstack([operations, ring]).ravel(), _CLOSE).astype(np.float32)
 
 
-def write_geojson(path: str | Path, labels: np.ndarray, overwrite: bool = True) -> Path:
+def write_geojson(path: str | Path, labels: np.ndarray, overwrite: bool = True, *, axes: str | None = None) -> Path:
     """Write outlines for QuPath: a GeoJSON FeatureCollection of detections in pixels, named by their labels.
+
+    Of stacks and series there is one detection per object and plane; its geometry's ``plane`` says which.
 
     Parameters
     ----------
     path
         The file, ending in .geojson.
     labels
-        (Y, X), non-negative integers.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers.
     overwrite
         Replace an older file.
+    axes
+        Letters of the axes; must be given for (T, Y, X).
 
     Raises
     ------
     AbbeError
-        If the image is not 2-D, or the file cannot be written.
+        If the axes are others, or the file cannot be written.
     """
-    _check(path, labels)
-    features = [_feature(label, parts) for label, parts in outlines(labels)]
+    planes = _planes(path, labels, axes)
+    features = [_feature(label, parts, place) for place, plane in planes for label, parts in outlines(plane)]
     text = json.dumps({"type": "FeatureCollection", "features": features}, separators=(",", ":"))
     return write_text(path, text, overwrite)
 
 
-def _feature(label: int, parts: list[Part]) -> dict:
+def _feature(label: int, parts: list[Part], place: dict[str, int]) -> dict[str, Any]:
     """One object: outer rings counterclockwise in (x, y), holes clockwise, as RFC 7946 wants them."""
     polygons = [[_closed(part.outer, 1), *(_closed(hole, -1) for hole in part.holes)] for part in parts]
-    geometry = (
+    geometry: dict[str, Any] = (
         {"type": "Polygon", "coordinates": polygons[0]}
         if len(polygons) == 1
         else {"type": "MultiPolygon", "coordinates": polygons}
     )
+    if place:
+        geometry["plane"] = {axis: place.get(axis, 0) for axis in "zt"}
     properties = {"objectType": "detection", "name": str(label), "measurements": {"Label": label}}
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 

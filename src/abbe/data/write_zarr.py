@@ -19,7 +19,7 @@ import numpy as np
 
 from abbe import __version__
 from abbe.data.image import Image
-from abbe.data.write import PixelSize, atomic_folder, sizes_by_axis
+from abbe.data.write import PixelSize, atomic_folder, label_axes, sizes_by_axis
 from abbe.errors import AbbeError
 from abbe.ops.labels import check_labels, largest_label, smallest_unsigned
 
@@ -47,9 +47,11 @@ class ZarrLabels:
     folder
         Becomes the root of the OME-Zarr; new, empty, or with what an earlier run wrote of the same image.
     shape
-        (Y, X) or (Z, Y, X) of the whole image.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X) of the whole image.
     pixel_size
         µm.
+    axes
+        Letters of the axes; must be given for (T, Y, X).
     dtype
         Unsigned; uint32 holds whatever will come.
     version
@@ -68,27 +70,24 @@ class ZarrLabels:
         shape: Sequence[int],
         pixel_size: PixelSize = None,
         *,
+        axes: str | None = None,
         dtype: Any = np.uint32,
         version: Version = "0.5",
         shards: bool = False,
         name: str = "labels",
         in_image: bool = False,
     ):
-        if len(shape) not in (2, 3) or 0 in shape:
-            raise AbbeError(
-                f"{folder}: cannot be written, labels of shape {tuple(shape)}; expected (Y, X) or (Z, Y, X)"
-            )
-        axes = "zyx"[-len(shape) :]
-        self._pyramid = _Pyramid(folder, axes, shape, dtype, version, shards)
+        named = label_axes(folder, shape, axes)
+        self._pyramid = _Pyramid(folder, named.lower(), shape, dtype, version, shards)
         self._name, self._in_image = name, in_image
-        self._pixel_size = sizes_by_axis(pixel_size, axes.upper())
+        self._pixel_size = sizes_by_axis(pixel_size, named)
         self.unit = self._pyramid.unit
         """Extents of the block that no other block shares a file with, along every axis."""
         self.largest = 0
         """The largest label written so far."""
 
-    def write(self, y0: int, x0: int, block: np.ndarray, z0: int = 0) -> None:
-        """Write a block, (Y, X) or (Z, Y, X), whose first pixel lies at ``z0``, ``y0``, ``x0``.
+    def write(self, first: Sequence[int], block: np.ndarray) -> None:
+        """Write a block, with all axes of the image, whose first pixel has the index ``first``.
 
         Raises
         ------
@@ -100,10 +99,10 @@ class ZarrLabels:
             If the disk is full, or gone.
         """
         base = self._pyramid.base
-        first = (z0, y0, x0)[-block.ndim :]
         ends = [start + extent for start, extent in zip(first, block.shape)]
-        if block.ndim != base.ndim or min(first) < 0 or any(end > whole for end, whole in zip(ends, base.shape)):
-            raise ValueError(f"{self._name}: a block of {block.shape} at {first} is outside of {base.shape}")
+        inside = len(first) == block.ndim == base.ndim and min(first) >= 0
+        if not inside or any(end > whole for end, whole in zip(ends, base.shape)):
+            raise ValueError(f"{self._name}: a block of {block.shape} at {tuple(first)} is outside of {base.shape}")
         self.largest = max(self.largest, _checked(block, base.dtype, self._name))
         base[tuple(map(slice, first, ends))] = block.astype(base.dtype, copy=False)
 
@@ -121,6 +120,7 @@ def write_labels_zarr(
     labels: np.ndarray,
     pixel_size: PixelSize = None,
     *,
+    axes: str | None = None,
     version: Version = "0.5",
     shards: bool = False,
     overwrite: bool = True,
@@ -133,8 +133,8 @@ def write_labels_zarr(
         The folder; its name should end in .ome.zarr. Below the ``labels`` folder of an OME-Zarr image the labels join
         that image.
     labels
-        (Y, X) or (Z, Y, X), non-negative integers or bool.
-    pixel_size, version, shards
+        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers or bool.
+    pixel_size, axes, version, shards
         As :class:`ZarrLabels` takes them.
     overwrite
         Replace an older folder.
@@ -145,12 +145,10 @@ def write_labels_zarr(
         If the values are no labels, or the folder cannot be written.
     """
     dtype = smallest_unsigned(_checked(labels, np.dtype(np.uint64), str(path)))
-    with zarr_labels(
-        path, labels.shape, pixel_size, dtype=dtype, version=version, shards=shards, overwrite=overwrite
-    ) as (target):
+    options: dict[str, Any] = {"axes": axes, "dtype": dtype, "version": version, "shards": shards}
+    with zarr_labels(path, labels.shape, pixel_size, overwrite=overwrite, **options) as target:
         for box in _boxes(labels.shape, target.unit):
-            z0, y0, x0 = ([0] + [part.start for part in box])[-3:]
-            target.write(y0, x0, labels[box], z0)
+            target.write([part.start for part in box], labels[box])
     return Path(path)
 
 

@@ -152,7 +152,7 @@ def test_five_axes_need_a_choice(bright: Model, plain: SegmentSettings, discs: D
 
 
 def test_all_planes_and_times_are_done_one_by_one(
-    bright: Model, plain: SegmentSettings, discs: Draw, same_objects: Callable[..., bool], tmp_path: Path
+    bright: Model, plain: SegmentSettings, discs: Draw, same_objects: Same, tmp_path: Path
 ) -> None:
     planes = [[discs(number=2 + time + z, seed=5 * time + z) for z in range(3)] for time in range(2)]
     stack = np.stack([[image for image, _ in row] for row in planes])

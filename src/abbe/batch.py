@@ -223,8 +223,8 @@ class Batch:
         surveyed = survey(first)
         write_png(_beside(base, "_overlay.png"), overlay_of(first, found.labels, limits=surveyed.limits))
         if self.outputs.rois:
-            write_imagej_rois(_beside(base, "_rois.zip"), found.labels)
-            write_geojson(_beside(base, ".geojson"), found.labels)
+            write_imagej_rois(_beside(base, "_rois.zip"), found.labels, axes=axes)
+            write_geojson(_beside(base, ".geojson"), found.labels, axes=axes)
         size, objects = pixel_size_of(first), found.table.summary()
         warnings = [*first.warnings, *warnings_for(surveyed, objects, pixel_size=size)]
         name = item.relative.as_posix()
@@ -239,10 +239,10 @@ class Batch:
         tiff, zarr = _beside(base, "_labels.tif"), _beside(base, "_labels.ome.zarr")
         sizes = found.series.image.pixel_size
         if self.outputs.zarr(found.series.image):
-            write_labels_zarr(zarr, found.labels, pixel_size=sizes)
+            write_labels_zarr(zarr, found.labels, pixel_size=sizes, axes=axes)
             tiff.unlink(missing_ok=True)
         else:
-            write_labels(tiff, found.labels, pixel_size=sizes)
+            write_labels(tiff, found.labels, pixel_size=sizes, axes=axes)
             shutil.rmtree(zarr, ignore_errors=True)
 
     def _open(self) -> None:

@@ -83,14 +83,64 @@ def test_objects_of_tiles_are_those_of_the_whole(
     assert same_objects(found, decode(maps)["labels"])
 
 
-@given(scenes(), st.integers(0, 400))
+@given(scenes(), st.integers(0, 400), st.integers(0, 400))
 @settings(deadline=None, max_examples=40)
-def test_forced_finishing_keeps_to_the_foreground(scene: tuple[Maps, list[list[int]]], max_waiting: int) -> None:
+def test_forced_finishing_keeps_to_the_foreground(
+    scene: tuple[Maps, list[list[int]]], max_waiting: int, max_decoded: int
+) -> None:
     maps, borders = scene
     shape = maps["depth"].shape[1:]
-    found = joined(merge(cut(maps, *borders), decode, shape, max_waiting=max_waiting), shape)
+    patches = cut(maps, *borders)
+    found = joined(merge(patches, decode, shape, max_waiting=max_waiting, max_decoded=max_decoded), shape)
     assert not (found[maps["foreground"][0] <= 0] > 0).any()
     assert (np.bincount(found[found > 0], minlength=1)[1:] >= 5).all()
+
+
+def cells(shape: tuple[int, int], pitch: int = 12) -> Maps:
+    """Tissue without a gap: cells on a jittered grid, each a hill in a sheet that is all foreground."""
+    rng = np.random.default_rng(0)
+    grid = np.mgrid[pitch // 2 : shape[0] : pitch, pitch // 2 : shape[1] : pitch].reshape(2, -1)
+    middles = grid + rng.uniform(-2, 2, grid.shape)
+    pixels = np.mgrid[: shape[0], : shape[1]].reshape(2, -1, 1)
+    nearest = np.hypot(*(pixels - middles[:, None])).min(1).reshape(shape)
+    depth = np.clip(1 - nearest / pitch * 1.5, 0, 1).astype(np.float32)
+    return {"foreground": np.ones((1, *shape), np.float32), "depth": depth[None]}
+
+
+def test_tissue_without_a_gap_is_decoded_in_bounded_parts_and_no_cell_is_cut() -> None:
+    shape, limit = (240, 216), 6000
+    maps, seen = cells(shape), []
+
+    def watched(outputs: Maps, exclude: np.ndarray | None) -> Maps:
+        seen.append(outputs["depth"].size)
+        return decode(outputs, exclude=exclude)
+
+    patches = cut(maps, list(range(48, 240, 48)), list(range(48, 216, 48)))
+    found = joined(merge(patches, watched, shape, max_decoded=limit), shape)
+    expected = decode(maps)["labels"]
+    assert expected.max() == 20 * 18
+    assert max(seen) <= limit
+    areas = np.bincount(expected.ravel())
+    for cell in range(1, expected.max() + 1):
+        assert np.bincount(found[expected == cell]).max() > 0.95 * areas[cell]
+    assert (found > 0).all()
+    assert found.max() == expected.max()
+
+
+def test_a_thin_region_counts_by_what_decoding_it_takes() -> None:
+    """A hair from corner to corner: few pixels, but a box as large as the image."""
+    foreground = np.where(np.abs(np.subtract.outer(np.arange(120), np.arange(120))) < 3, 1.0, -1.0)
+    maps = {"foreground": foreground[None].astype(np.float32), "depth": np.zeros((1, 120, 120), np.float32)}
+    seen = []
+
+    def watched(outputs: Maps, exclude: np.ndarray | None) -> Maps:
+        seen.append(outputs["depth"].size)
+        return decode(outputs, exclude=exclude)
+
+    borders = list(range(20, 120, 20))
+    found = joined(merge(cut(maps, borders, borders), watched, (120, 120), max_decoded=40 * 40), (120, 120))
+    assert max(seen) <= 40 * 40
+    assert np.array_equal(found > 0, foreground > 0)
 
 
 def test_a_region_through_all_tiles_is_one_object() -> None:
@@ -127,7 +177,7 @@ def test_forced_finishing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     maps["depth"][:, 2:4] = maps["depth"][:, 20:22] = maps["depth"][:, 36:38] = 1
     with caplog.at_level(logging.WARNING):
         found = joined(merge(cut(maps, [10, 20, 30], []), decode, (40, 10), max_waiting=150), (40, 10))
-    assert "spans many tiles" in caplog.text
+    assert "an object spans many tiles" in caplog.text
     assert (found > 0).all()
 
 

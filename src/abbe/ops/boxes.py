@@ -34,3 +34,9 @@ def moved(box: Sequence[Span], by: Sequence[int]) -> Box:
 def whole(shape: Sequence[int]) -> Box:
     """Give the box of all pixels of an image."""
     return tuple((0, extent) for extent in shape)
+
+
+def bounding(boxes: Sequence[Box]) -> Box:
+    """Give the smallest box around some boxes, at least one."""
+    spans = zip(*boxes, strict=True)
+    return tuple((min(start for start, _ in along), max(stop for _, stop in along)) for along in spans)

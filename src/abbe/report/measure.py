@@ -11,7 +11,7 @@ import pandas as pd
 
 from abbe.data.image import Image
 from abbe.data.select import Series
-from abbe.ops.boxes import Box, corner, extents, slices, whole
+from abbe.ops.boxes import Box, bounding, corner, extents, slices, whole
 from abbe.report.objects import objects_table
 from abbe.report.table import joined
 from abbe.report.volumes import volumes_table
@@ -119,8 +119,7 @@ def _measured(box: Box, labels: np.ndarray, image: Image | None, name: str, exte
 
 def pasted(finished: Sequence[Finished]) -> tuple[Box, np.ndarray]:
     """Bring objects into one label image: its box, and the labels."""
-    spans = zip(*(one.box for one in finished), strict=True)
-    box = tuple((min(start for start, _ in along), max(stop for _, stop in along)) for along in spans)
+    box = bounding([one.box for one in finished])
     if len(finished) == 1:
         return box, finished[0].labels
     labels = np.zeros(extents(box), np.int32)

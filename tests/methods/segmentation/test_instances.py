@@ -23,6 +23,7 @@ from abbe.methods.segmentation.instances import (
     InstanceSegmentation,
     dice_loss,
     keep_large,
+    lay_out,
     relative_depth,
     smooth,
     split_regions,
@@ -227,6 +228,22 @@ def test_many_objects_do_not_wrap(side: int) -> None:
     )["labels"]
     assert found.max() == side**2
     assert np.array_equal(np.sort(found[found > 0]), np.arange(1, side**2 + 1))
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=20), st.integers(1, 3000))
+@settings(deadline=None, max_examples=40)
+def test_boxes_are_laid_out_apart_and_waste_little(shapes: list[tuple[int, int]], length: int) -> None:
+    """Also beside a box as long as an image: the whole never grows with the square of its length."""
+    for long in ((length, 5), (5, length)):
+        boxes = [*shapes, long]
+        places, (height, width) = lay_out(boxes)
+        picture = np.zeros((height + 1, width + 1), int)
+        for (y, x), place in zip(boxes, places, strict=True):
+            assert picture[place].shape == (y, x)
+            picture[place[0].start : place[0].stop + 1, place[1].start : place[1].stop + 1] += 1  # and a pixel apart
+        assert picture.max() == 1
+        area = sum((y + 1) * (x + 1) for y, x in boxes)
+        assert height * width <= 3 * area + (max(y for y, _ in boxes) + 1) * (max(x for _, x in boxes) + 1)
 
 
 def test_nothing_is_nothing() -> None:

@@ -309,10 +309,11 @@ def in_order_of(regions: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def lay_out(shapes: Sequence[tuple[int, ...]]) -> tuple[list[tuple[slice, ...]], tuple[int, ...]]:
     """Place boxes in rows, tall ones first, a pixel apart; gives their places and the extents of the whole.
 
-    Stacks lie side by side, all on the ground.
+    Stacks lie side by side, all on the ground. The whole is a square unless a box is taller than that.
     """
     area = sum((height + 1) * (width + 1) for *_, height, width in shapes)
-    row_length = max(int(area**0.5), max(shape[-1] for shape in shapes) + 1)
+    tallest, widest = (max(shape[axis] for shape in shapes) + 1 for axis in (-2, -1))
+    row_length = max(min(int(area**0.5), area // tallest), widest)
     places: list[tuple[slice, ...]] = [()] * len(shapes)
     top = left = bottom = 0
     for index in sorted(range(len(shapes)), key=lambda i: -shapes[i][-2]):

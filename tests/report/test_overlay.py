@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abbe.data.image import Image
 from abbe.errors import AbbeError
 from abbe.report import pixels
-from abbe.report.overlay import PALETTE, overlay, overlay_of
+from abbe.report.overlay import PALETTE, contact_sheet, overlay, overlay_of
 from abbe.report.pixels import ArrayPixels
 
 
@@ -146,3 +147,111 @@ def test_a_high_offset_does_not_matter(dtype: str, max_side: int) -> None:
 def test_sizes_must_agree() -> None:
     with pytest.raises(AbbeError, match="its labels are 5 × 5"):
         overlay(np.zeros((4, 4)), np.zeros((5, 5), np.int32))
+
+
+# --- volumes and series -------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    depth=st.integers(1, 4),
+    side=st.integers(1, 40),
+    channels=st.integers(1, 6),
+    max_side=st.integers(1, 50),
+    budget=st.integers(1, 3000),
+)
+def test_a_volume_is_drawn_as_its_projection(depth: int, side: int, channels: int, max_side: int, budget: int) -> None:
+    generator = np.random.default_rng(side)
+    image = generator.integers(0, 60_000, (channels, depth, side, side + 1), dtype=np.uint16)
+    labels = np.zeros((depth, side, side + 1), np.int32)
+    labels[generator.integers(depth)] = generator.integers(0, 4, labels.shape[1:])
+    limits = ((100.0, 50_000.0),) * channels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "SLAB_VALUES", budget)
+        picture = overlay_of(Image(image, "CZYX"), labels, max_side, limits=limits)
+    factor = -(-max(labels.shape) // max_side)
+    projected = np.max([_shrunk(image[:, z], factor) for z in range(depth)], axis=0)
+    seen = labels.max(axis=0)[factor // 2 :: factor, factor // 2 :: factor]
+    if seen.shape == projected.shape[1:]:  # else the last block is cut, and its nearest pixel another
+        expected = overlay_of(projected, seen, limits=limits).astype(int)
+        assert np.abs(picture - expected).max() <= 3  # rounded before the colours are added up, not after
+    assert max(picture.shape[:2]) <= max_side
+
+
+def _shrunk(plane: np.ndarray, factor: int) -> np.ndarray:
+    height, width = plane.shape[1:]
+    blocks = [
+        [plane[:, y : y + factor, x : x + factor].mean(axis=(1, 2)) for x in range(0, width, factor)]
+        for y in range(0, height, factor)
+    ]
+    return np.moveaxis(np.array(blocks), -1, 0)
+
+
+def test_what_lies_in_front_is_outlined_whole() -> None:
+    labels = np.zeros((3, 30, 30), np.int32)
+    labels[1, 5:20, 5:20], labels[2, 10:25, 10:25] = 1, 2
+    image = np.zeros((1, 3, 30, 30), np.uint8)
+    picture = overlay_of(image, labels, limits=((0, 255),))
+    first = (picture == PALETTE[1]).all(axis=-1)
+    square = np.zeros((30, 30), bool)
+    square[5:20, 5:20] = True
+    square[6:19, 6:19] = False
+    np.testing.assert_array_equal(first, square)
+    assert (picture == PALETTE[2]).all(axis=-1)[24, 12:24].all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 7.0])
+def test_strange_volumes_are_drawn_all_the_same(value: float) -> None:
+    labels = np.stack([disks(20, 10, 3)] * 2)
+    assert is_contour(overlay_of(np.full((2, 2, 20, 20), value), labels)).any()
+    assert overlay_of(np.zeros((2, 20, 20), bool), labels).shape == (20, 20, 3)
+
+
+def test_sizes_of_volumes_must_agree() -> None:
+    with pytest.raises(AbbeError, match="v: 2 × 4 × 4 pixels, but its labels are 3 × 4 × 4"):
+        overlay_of(Image(np.zeros((1, 2, 4, 4)), "CZYX", name="v"), np.zeros((3, 4, 4), np.int32))
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    n=st.integers(1, 30),
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    max_side=st.integers(9, 300),
+    volumes=st.booleans(),
+)
+def test_a_contact_sheet_shows_up_to_nine_frames_within_its_size(
+    n: int, height: int, width: int, max_side: int, volumes: bool
+) -> None:
+    asked = []
+
+    def labels_of(index: int) -> np.ndarray:
+        asked.append(index)
+        return np.ones((2, height, width) if volumes else (height, width), np.int32)
+
+    shape = (1, 2, height, width) if volumes else (1, height, width)
+    frames = [Image(np.zeros(shape, np.uint8), "CZYX" if volumes else "CYX") for _ in range(n)]
+    sheet = contact_sheet(frames, labels_of, max_side, limits=((0, 1),))
+    assert sheet.dtype == np.uint8
+    assert sheet.ndim == 3
+    assert max(sheet.shape[:2]) <= max_side
+    assert len(asked) == min(n, 9)
+    assert (asked[0], asked[-1]) == (0, n - 1)
+    steps = np.diff(asked)
+    assert not len(steps) or steps.max() - steps.min() <= 1
+
+
+def test_frames_stand_in_order_with_their_numbers() -> None:
+    frames = [Image(np.full((1, 40, 40), 60 * index, np.uint8), "CYX") for index in range(4)]
+    sheet = contact_sheet(frames, lambda index: disks(40, 20, 5), 400, limits=((0, 255),))
+    assert sheet.shape == (2 * (40 + 26) + 6, 2 * 46 + 6, 3)
+    tops, lefts = (26, 26 + 66), (6, 52)
+    for index, (top, left) in enumerate((top, left) for top in tops for left in lefts):
+        frame = sheet[top : top + 40, left : left + 40]
+        assert (frame[20, 20] == 60 * index).all()
+        assert is_contour(frame).any()
+        assert (sheet[top - 20 : top, left : left + 40] > 150).any()  # a number is written
+    captioned = contact_sheet(frames, lambda index: disks(40, 20, 5), 400, captions=["t 1", "t 2", "t 3", "t 4"])
+    assert captioned.shape == sheet.shape
+    assert (captioned != sheet).any()

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.errors import AbbeError
 from abbe.report import pixels
-from abbe.report.pixels import ArrayPixels, as_pixels, bands, survey
+from abbe.report.pixels import ArrayPixels, as_pixels, bands, slabs, survey
 
 
 @settings(deadline=None, max_examples=30)
@@ -88,3 +89,55 @@ def test_an_image_of_another_size_is_refused() -> None:
         as_pixels(np.zeros((3, 4)), (4, 3))
     with pytest.raises(AbbeError, match="4 axes"):
         as_pixels(np.zeros((1, 1, 3, 4)))
+
+
+@pytest.mark.parametrize("budget", [60, 1000, 10_000])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+def test_survey_of_a_volume_equals_numpy_however_it_is_cut(
+    dtype: type, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "SLAB_VALUES", budget)
+    array: np.ndarray = np.random.default_rng(0).uniform(0, 200, (2, 5, 17, 23)).astype(dtype)
+    for image in (array, Image(array, "CZYX")):
+        found = survey(image)
+        values = array.astype(np.float64)
+        assert (found.shape, found.frames) == (array.shape, 1)
+        assert found.mean == pytest.approx(values.mean())
+        assert (found.minimum, found.maximum) == (values.min(), values.max())
+        for channel, limits in zip(values, found.limits):
+            assert limits == pytest.approx(tuple(np.percentile(channel, (1, 99.8))))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 20), st.integers(1, 9)),
+    multiple=st.integers(1, 5),
+    budget=st.integers(1, 400),
+)
+def test_slabs_tile_the_volume(shape: tuple[int, int, int, int], multiple: int, budget: int) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape)
+    joined = np.zeros_like(array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "SLAB_VALUES", budget)
+        for z, y, slab in slabs(Image(array, "CZYX"), multiple):
+            assert slab.size <= max(budget, shape[0] * shape[3] * multiple)
+            assert y % multiple == 0
+            joined[:, z : z + slab.shape[1], y : y + slab.shape[2]] += slab
+    np.testing.assert_array_equal(joined, array)
+
+
+@pytest.mark.parametrize("axes", ["CYX", "CZYX"])
+def test_survey_of_a_series_is_that_of_all_its_frames(axes: str) -> None:
+    arrays = np.random.default_rng(0).integers(0, 999, (6, 2, 3, 15, 20)).astype(np.uint16)
+    arrays = arrays if axes == "CZYX" else arrays[:, :, 0]
+    found = survey([Image(array, axes) for array in arrays])
+    assert (found.shape, found.frames) == (arrays.shape[1:], 6)
+    assert found.mean == pytest.approx(arrays.mean())
+    for channel, limits in zip(np.moveaxis(arrays, 1, 0), found.limits):
+        assert limits == pytest.approx(tuple(np.percentile(channel, (1, 99.8))))
+
+
+def test_a_large_volume_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "SAMPLE_PIXELS", 10_000)
+    array = np.random.default_rng(0).normal(100, 10, (1, 40, 150, 150)).astype(np.float32)
+    assert survey(array).limits[0] == pytest.approx(np.percentile(array, (1, 99.8)), abs=3)

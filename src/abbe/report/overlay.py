@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 from scipy import ndimage
 
+from abbe.data.image import Image
 from abbe.ops.labels import boundaries
-from abbe.report.pixels import Pixels, as_pixels, bands, survey
+from abbe.report.pixels import Pixels, as_pixels, as_volume, bands, slabs, survey
 
 PALETTE = np.array([(255, 214, 10), (0, 229, 255), (255, 64, 200), (120, 255, 60), (255, 120, 40)], np.uint8)
 """Contour colours: bright enough for black ground, saturated enough for white."""
@@ -18,6 +23,15 @@ HALO = 0.35
 """What is left of the image's brightness beside a contour: on bright images the dark rim is what one sees."""
 FINE_SIDE, MEDIAN_SIDE = 512, 24
 """Contours are two pixels thick where the picture and the median object are larger than this."""
+
+CONTACTS = 9
+"""Frames of a series that are shown at most."""
+CAPTION, GAP = 20, 6
+"""Pixels of the line above a frame, and between frames."""
+SHEET, INK = 24, 235
+"""Grey levels of the sheet and its captions."""
+_ROWS = 256
+"""Rows that are coloured together."""
 
 Limits = tuple[tuple[float, float], ...]
 
@@ -40,16 +54,18 @@ def overlay_of(
 ) -> np.ndarray:
     """Draw the contours of `labels` on an image that is read band by band.
 
-    Images larger than `max_side` shrink by a whole factor, the picture by averaging and the labels by their nearest
-    pixel; contours are found afterwards, so that they stay visible. Grey images are stretched between their
-    percentiles, three channels are red, green and blue under a common stretch, other numbers are added up in colours.
+    Of a volume the brightest values along z are shown, and the objects as seen from its first plane: whole outlines
+    in front, of those behind what stands out. Images larger than `max_side` shrink by a whole factor, the picture by
+    averaging and the labels by their nearest pixel; contours are found afterwards, so that they stay visible. Grey
+    images are stretched between their percentiles, three channels are red, green and blue under a common stretch,
+    other numbers are added up in colours.
 
     Parameters
     ----------
     image
-        A reader or an array.
+        A reader or an array; for a volume an :class:`abbe.data.image.Image` CZYX or an array (C, Z, Y, X).
     labels
-        (Y, X) array or memory map, 0 is background.
+        (Y, X) or (Z, Y, X) array or memory map, 0 is background.
     max_side
         Longest side of the picture in pixels, positive.
     limits
@@ -66,15 +82,51 @@ def overlay_of(
     AbbeError
         If image and labels differ in size.
     """
-    height, width = labels.shape
-    pixels = as_pixels(image, (height, width))
+    height, width = labels.shape[-2:]
     factor = max(1, math.ceil(max(height, width) / max_side))
-    picture = _shrunk_picture(pixels, limits or survey(pixels).limits, factor)
+    if labels.ndim == 3:
+        volume = as_volume(image, labels.shape)  # type: ignore[arg-type]  # a reader of pictures has no depth
+        picture = _projected_picture(volume, limits or survey(volume).limits, factor)
+    else:
+        pixels = as_pixels(image, (height, width))
+        picture = _shrunk_picture(pixels, limits or survey(pixels).limits, factor)
     # The nearest pixel to a block's centre; the last block may be cut by the image's edge.
     rows = np.minimum(np.arange(picture.shape[0]) * factor + factor // 2, height - 1)
     columns = np.minimum(np.arange(picture.shape[1]) * factor + factor // 2, width - 1)
-    shown = np.asarray(labels[rows])[:, columns] if factor > 1 else np.asarray(labels)
-    return _draw(picture, shown)
+    if labels.ndim == 2:
+        return _draw(picture, _nearest(labels, rows, columns))
+    return _draw(picture, _from_first_plane(_nearest(plane, rows, columns) for plane in labels))
+
+
+def _nearest(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Read some pixels of a (Y, X) label image."""
+    return np.asarray(labels if labels.shape == (len(rows), len(columns)) else labels[rows][:, columns])
+
+
+def _from_first_plane(planes: Iterator[np.ndarray]) -> np.ndarray:
+    """At each place of a stack, the first label that is met along z, (Y, X)."""
+    seen = next(planes).copy()
+    for plane in planes:
+        np.copyto(seen, plane, where=seen == 0)
+    return seen
+
+
+def _projected_picture(volume: Image, limits: Limits, factor: int) -> np.ndarray:
+    """Read a volume once into the maximum along z, (Y, X, 3) uint8 with sides divided by `factor`, rounded up."""
+    n = volume.n_channels if volume.n_channels <= 3 else len(COMPOSITE)
+    limits = _common(limits[:n])
+    peaks = np.zeros((n, *(math.ceil(extent / factor) for extent in volume.extents[1:])), np.uint8)
+    for _, y0, slab in slabs(volume, factor):
+        for plane in np.moveaxis(slab[:n], 1, 0):
+            shrunk = _block_mean(plane, factor)
+            for channel, (low, high) in zip(shrunk, limits):
+                _stretch(channel, low, high)
+            here = peaks[:, y0 // factor : y0 // factor + shrunk.shape[1]]
+            np.maximum(here, shrunk.astype(np.uint8), out=here)
+    picture = np.empty((*peaks.shape[1:], 3), np.uint8)
+    for y in range(0, len(picture), _ROWS):
+        picture[y : y + _ROWS] = _coloured(peaks[:, y : y + _ROWS].astype(np.float32), ((0, 255),) * n)
+    return picture
 
 
 def _shrunk_picture(pixels: Pixels, limits: Limits, factor: int) -> np.ndarray:
@@ -107,14 +159,19 @@ def _block_mean(band: np.ndarray, factor: int) -> np.ndarray:
 
 def _coloured(band: np.ndarray, limits: Limits) -> np.ndarray:
     """Turn grey values (C, Y, X), which are overwritten, into colours (Y, X, 3) or, of one channel, (Y, X, 1) uint8."""
-    if len(band) == 3:  # one stretch for all three keeps the hues
-        limits = ((min(low for low, _ in limits), max(high for _, high in limits)),) * 3
-    for channel, (low, high) in zip(band, limits):
+    for channel, (low, high) in zip(band, _common(limits)):
         _stretch(channel, low, high)
     if len(band) in (1, 3):
         return np.moveaxis(band, 0, -1).astype(np.uint8)
     n = min(len(band), len(COMPOSITE))
     return np.minimum(np.einsum("cyx,ck->yxk", band[:n], COMPOSITE[:n]), 255).astype(np.uint8)
+
+
+def _common(limits: Limits) -> Limits:
+    """Stretch three channels alike, which keeps the hues."""
+    if len(limits) != 3:
+        return limits
+    return ((min(low for low, _ in limits), max(high for _, high in limits)),) * 3
 
 
 def _stretch(channel: np.ndarray, low: float, high: float) -> None:
@@ -128,6 +185,61 @@ def _stretch(channel: np.ndarray, low: float, high: float) -> None:
             channel *= 255
     np.clip(channel, 0, 255, out=channel)
     channel[np.isnan(channel)] = 0
+
+
+def contact_sheet(
+    frames: Sequence[Image],
+    labels_of: Callable[[int], np.ndarray],
+    max_side: int = 4096,
+    limits: Limits | None = None,
+    captions: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Show up to nine evenly spaced frames of a series side by side, each with the contours of its objects.
+
+    Parameters
+    ----------
+    frames
+        Images CYX or CZYX of one size, at least one; only those that are shown are read.
+    labels_of
+        Gives the labels of a frame, (Y, X) or (Z, Y, X), by its index.
+    max_side
+        Longest side of the sheet in pixels, at least 9.
+    limits
+        Per channel the values that become black and white, the same in all frames; None finds them.
+    captions
+        What to write above each of `frames`; its index unless given.
+
+    Returns
+    -------
+    numpy.ndarray
+        (Y, X, 3), uint8.
+    """
+    shown = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), CONTACTS)).round().astype(int)).tolist()
+    columns = math.ceil(math.sqrt(len(shown)))
+    rows = math.ceil(len(shown) / columns)
+    caption, gap = min(CAPTION, max_side // 12), min(GAP, max_side // 40)
+    side = max(1, min((max_side - gap) // columns - gap, (max_side - gap) // rows - gap - caption))
+    limits = limits or survey([frames[index] for index in shown]).limits
+    pictures = [overlay_of(frames[index], labels_of(index), side, limits=limits) for index in shown]
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    step = height + caption + gap, width + gap
+    sheet = np.full((rows * step[0] + gap, columns * step[1] + gap, 3), SHEET, np.uint8)
+    for number, (index, picture) in enumerate(zip(shown, pictures)):
+        top, left = gap + number // columns * step[0], gap + number % columns * step[1]
+        sheet[top : top + caption, left : left + width] = _written(
+            captions[index] if captions else str(index), caption, width
+        )
+        sheet[top + caption :, left:][: picture.shape[0], : picture.shape[1]] = picture
+    return sheet
+
+
+def _written(text: str, height: int, width: int) -> np.ndarray:
+    """A line of small print, (Y, X, 1) uint8, cut off where it is too long; nothing where it could not be read."""
+    line = PIL.Image.new("L", (max(width, 1), max(height, 1)), SHEET)
+    if height >= 8:
+        draw = PIL.ImageDraw.Draw(line)
+        draw.text((1, height / 2), text, INK, PIL.ImageFont.load_default(0.7 * height), anchor="lm")
+    return np.asarray(line)[:height, :width, None]
 
 
 def _draw(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from abbe.data.image import Image
 from abbe.errors import AbbeError
 
 BAND_VALUES = 2**22
 """Values that one band may hold; at least one row is read whatever its width."""
+SLAB_VALUES = 2**24
+"""Values that one slab of a volume may hold: more than a band, since its chunks may be several planes deep."""
 SAMPLE_PIXELS = 2**20
-"""Pixels per channel that percentiles are taken from."""
+"""Pixels per channel that percentiles are taken from, about."""
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 """Largest values of cameras with 8, 10, 12, 14 and 16 bits."""
 
@@ -114,12 +117,45 @@ def bands(pixels: Pixels, multiple: int = 1) -> Iterator[tuple[int, np.ndarray]]
         yield y0, band.view(np.uint8) if band.dtype == bool else band
 
 
+def as_volume(image: Image | np.ndarray, shape: tuple[int, ...] | None = None) -> Image:
+    """Give arrays (Z, Y, X) and (C, Z, Y, X) the face of an image CZYX.
+
+    Raises
+    ------
+    AbbeError
+        If the volume does not lie on `shape`, that of its labels.
+    """
+    if isinstance(image, np.ndarray):
+        image = Image(image if image.ndim == 4 else image[None], "CZYX")
+    if shape is not None and image.extents != tuple(shape):
+        found, expected = (" × ".join(map(str, extents)) for extents in (image.extents, shape))
+        raise AbbeError(f"{image.name or 'image'}: {found} pixels, but its labels are {expected}")
+    return image
+
+
+def slabs(volume: Image, multiple: int = 1) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Read an image CZYX piece by piece: first plane, first row and (C, planes, rows, X).
+
+    Pieces are planes as far as they fit into memory, else a part of one plane; the rows of such a part are a multiple
+    of `multiple`.
+    """
+    depth, height, width = volume.extents
+    row = max(1, volume.n_channels * width)
+    rows = min(height, max(1, SLAB_VALUES // (row * multiple)) * multiple)
+    planes = max(1, SLAB_VALUES // (row * rows))
+    for z0 in range(0, depth, planes):
+        for y0 in range(0, height, rows):
+            spans = ((z0, min(z0 + planes, depth)), (y0, min(y0 + rows, height)), (0, width))
+            slab = volume.box(spans)
+            yield z0, y0, slab.view(np.uint8) if slab.dtype == bool else slab
+
+
 @dataclass(frozen=True)
 class Survey:
     """What one pass over an image says of it. Values are in the image's own grey levels, non-finite ones left out."""
 
-    shape: tuple[int, int, int]
-    """(C, Y, X)."""
+    shape: tuple[int, ...]
+    """(C, Y, X), or (C, Z, Y, X) of a volume; of a series that of one frame."""
     integer: bool
     """Whether grey levels are whole numbers."""
     mean: float
@@ -136,22 +172,34 @@ class Survey:
     """Per channel its 1st and 99.8th percentile, between which it is shown."""
     contrast: float
     """Distance of the 0.01th from the 99.99th percentile, that of the channel where it is largest."""
+    frames: int = 1
+    """Planes or volumes of a series."""
 
 
-def survey(image: Pixels | np.ndarray) -> Survey:
-    """Look once at every pixel of an image, a reader or an array (Y, X) or (C, Y, X), band by band."""
-    pixels = as_pixels(image)
-    step = max(1, math.isqrt(math.ceil(pixels.height * pixels.width / SAMPLE_PIXELS)))
+def survey(image: Pixels | np.ndarray | Sequence[Pixels | np.ndarray]) -> Survey:
+    """Look once at every pixel of an image, piece by piece.
+
+    Parameters
+    ----------
+    image
+        A reader of a picture, an :class:`abbe.data.image.Image` CZYX, an array (Y, X), (C, Y, X) or (C, Z, Y, X), or
+        a sequence of such frames, all of one shape.
+    """
+    frames = list(image) if isinstance(image, Sequence) else [image]
+    shape, dtype = _shape_and_type(frames[0])
+    step = max(1, math.isqrt(math.ceil(len(frames) * math.prod(shape[1:]) / SAMPLE_PIXELS)))
     tally = _Tally()
     sampled = []
-    for y0, band in bands(pixels):
-        tally.add(band)
-        sampled.append(band[:, -y0 % step :: step, ::step].copy())  # a view would keep the whole band
+    for frame in frames:
+        for y0, piece in _pieces(frame):
+            tally.add(piece)
+            # A copy, for a view would keep the whole piece.
+            sampled.append(piece[..., -y0 % step :: step, ::step].reshape(len(piece), -1).copy())
     percentiles = _percentiles(np.concatenate(sampled, axis=1))
-    integer = np.dtype(pixels.dtype).kind in "biu"
+    integer = np.dtype(dtype).kind in "biu"
     at_full_scale = integer and tally.maximum in FULL_SCALES
     return Survey(
-        shape=(pixels.n_channels, pixels.height, pixels.width),
+        shape=shape,
         integer=integer,
         mean=tally.total / tally.finite if tally.finite else math.nan,
         minimum=tally.minimum,
@@ -160,7 +208,29 @@ def survey(image: Pixels | np.ndarray) -> Survey:
         not_finite=1.0 - tally.finite / tally.values if tally.values else 0.0,
         limits=tuple((float(low), float(high)) for _, low, high, _ in percentiles),
         contrast=float(max((last - first for first, _, _, last in percentiles), default=0.0)),
+        frames=len(frames),
     )
+
+
+def is_volume(image: Any) -> bool:
+    """Tell an image CZYX, or an array of four axes, from a picture."""
+    return image.ndim == 4 if isinstance(image, np.ndarray) else getattr(image, "axes", "") == "CZYX"
+
+
+def _shape_and_type(frame: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """(C, Y, X) or (C, Z, Y, X), and the type of the values."""
+    if is_volume(frame):
+        volume = as_volume(frame)
+        return (volume.n_channels, *volume.extents), volume.dtype
+    pixels = as_pixels(frame)
+    return (pixels.n_channels, pixels.height, pixels.width), pixels.dtype
+
+
+def _pieces(frame: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """First row and (C, ..., rows, X) of the pieces of a picture or a volume."""
+    if is_volume(frame):
+        return ((y0, slab) for _, y0, slab in slabs(as_volume(frame)))
+    return bands(as_pixels(frame))
 
 
 @dataclass

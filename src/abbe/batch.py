@@ -32,7 +32,7 @@ from abbe.errors import AbbeError
 from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
 from abbe.report.measure import pixel_size_of
-from abbe.report.overlay import overlay_of
+from abbe.report.overlay import picture_of
 from abbe.report.page import write_report
 from abbe.report.pixels import survey
 from abbe.report.provenance import provenance, write_provenance
@@ -220,8 +220,8 @@ class Batch:
         axes = found.series.axes + first.axes[1:]
         if found.write_labels:
             self._write_labels(base, found, axes)
-        surveyed = survey(first)
-        write_png(_beside(base, "_overlay.png"), overlay_of(first, found.labels, limits=surveyed.limits))
+        surveyed = survey(found.series)
+        write_png(_beside(base, "_overlay.png"), picture_of(found.series, found.labels, limits=surveyed.limits))
         if self.outputs.rois:
             write_imagej_rois(_beside(base, "_rois.zip"), found.labels, axes=axes)
             write_geojson(_beside(base, ".geojson"), found.labels, axes=axes)

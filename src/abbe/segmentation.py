@@ -20,7 +20,7 @@ from abbe.data.inputs import Input
 from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.ops.boxes import slices
-from abbe.report.overlay import overlay_of
+from abbe.report.overlay import picture_of
 from abbe.report.table import ObjectTable
 from abbe.tiling.merge import Finished
 
@@ -163,7 +163,7 @@ class Segmentation:
 
     def overlay(self, max_side: int = 4096) -> np.ndarray:
         """Draw contours on the image: (Y, X, 3), uint8, no side longer than ``max_side``."""
-        return overlay_of(self.image, self.labels, max_side=max_side)
+        return picture_of(self.series, self.labels, max_side)
 
     def found(self) -> Found:
         """Give what was found, measured, as a batch writes it."""

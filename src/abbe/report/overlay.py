@@ -12,6 +12,7 @@ import PIL.ImageFont
 from scipy import ndimage
 
 from abbe.data.image import Image
+from abbe.data.select import Series
 from abbe.ops.labels import boundaries
 from abbe.report.pixels import Pixels, as_pixels, as_volume, bands, slabs, survey
 
@@ -33,6 +34,7 @@ SHEET, INK = 24, 235
 _ROWS = 256
 """Rows that are coloured together."""
 
+SERIES_NAMES = {"T": "time", "Z": "z"}
 Limits = tuple[tuple[float, float], ...]
 
 
@@ -47,6 +49,26 @@ def overlay(image: np.ndarray, labels: np.ndarray, max_side: int = 4096, *, limi
         (Y, X), 0 is background.
     """
     return overlay_of(image, labels, max_side, limits=limits)
+
+
+def picture_of(series: Series, labels: np.ndarray, max_side: int = 4096, *, limits: Limits | None = None) -> np.ndarray:
+    """Draw the contours of `labels` on an image; of a series on some of its frames, side by side.
+
+    Parameters
+    ----------
+    series
+        The image.
+    labels
+        The axes of the series, then (Z,) Y, X; 0 is background.
+    max_side, limits
+        As :func:`overlay_of` takes them.
+    """
+    if not series.axes:
+        return overlay_of(series[0], labels, max_side, limits=limits)
+    names = [SERIES_NAMES[axis] for axis in series.axes]
+    places = (series.index(number) for number in range(len(series)))
+    captions = [", ".join(f"{name} {at}" for name, at in zip(names, place)) for place in places]
+    return contact_sheet(series, lambda number: labels[series.index(number)], max_side, limits, captions)
 
 
 def overlay_of(

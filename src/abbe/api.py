@@ -201,7 +201,8 @@ def plan_files(
 def _is_large(path: Path | str, model: Model, settings: SegmentSettings) -> bool:
     """Tell whether an image has more pixels than one tile; one that cannot be opened has none."""
     try:
-        return math.prod(select(path, settings, model.dimensions)[0].extents) > math.prod(model.tile(settings))
+        series = select(path, settings, model.dimensions)
+        return len(series) * math.prod(series[0].extents) > math.prod(model.tile(settings))
     except AbbeError:
         return False
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, number, ticks
+from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, line, number, ticks
 
 FLOATS = st.floats(-1e12, 1e12, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, -np.inf])
 
@@ -67,11 +67,24 @@ def test_bars_are_sorted_and_many_become_a_histogram() -> None:
     drawing(bars(["a"], [0], "Objects"))
 
 
+def test_a_line_goes_from_left_to_right_and_upwards() -> None:
+    figure = drawing(line([3, 4, 5, 6], [1, np.nan, 5, 2], "Objects", "time point"))
+    (drawn,) = figure.iter("polyline")
+    x, y = np.array([point.split(",") for point in drawn.attrib["points"].split()], float).T
+    assert len(x) == 3
+    assert (np.diff(x) > 0).all()
+    assert y[1] < y[2] < y[0]  # downwards on the page
+    assert "1 – 5" in "".join(figure.itertext())
+    assert "no data" in "".join(drawing(line([1, 2], [np.nan, np.nan], "Objects", "plane")).itertext())
+    drawing(line([1, 2], [0, 0], "Objects", "plane"))
+
+
 @pytest.mark.parametrize("label", ["<script>alert(1)</script>", 'a" onload="x', "µm² & 核"])
 def test_texts_are_escaped(label: str) -> None:
     for markup in (
         histogram([1, 2], label, label),
         bars([label], [1], label, label),
+        line([0, 1], [2, 3], label, label),
     ):
         figure = drawing(markup)
         assert "<script" not in markup

@@ -16,6 +16,7 @@ from abbe.report.objects import objects_table
 from abbe.report.page import MAX_ROWS, Section, write_page, write_report
 from abbe.report.pixels import survey
 from abbe.report.provenance import provenance
+from abbe.report.volumes import volumes_table
 
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(1)>.tif"
 VOID = {"meta", "img", "br", "link"}
@@ -155,6 +156,33 @@ def test_mixed_pixel_sizes_are_compared_in_pixels(tmp_path: Path) -> None:
     )
     assert "pixel size of 2 of 5 images is unknown" in page.text
     assert "Area (px)" in page.text
+
+
+def test_volumes_have_their_own_words(tmp_path: Path) -> None:
+    labels = np.zeros((9, 40, 40), np.int32)
+    labels[2:7, 2:12, 2:12], labels[1:8, 20:38, 20:38] = 1, 2
+    objects = volumes_table(labels, pixel_size=(2.0, 0.5, 0.5), name="a.tif")
+    row = image_row("a.tif", objects, survey(labels[None]), pixel_size=(2.0, 0.5, 0.5), seconds=1)
+    page = report(tmp_path, images=pd.DataFrame([row]), objects=objects)
+    for words in ("median volume", "Volume (µm³)", "Sphericity", "1/mm³", "planes", "number of its voxels (voxels)"):
+        assert words in page.text
+    for words in ("area", "ircularity", "frames", "mm²"):
+        assert words not in page.text.replace("area of its surface", "")
+    unknown = [image_row("a.tif", volumes_table(labels), survey(labels[None]))]
+    page = report(tmp_path, images=pd.DataFrame(unknown), objects=volumes_table(labels))
+    assert "volumes and densities on this page are in pixels" in page.text
+    assert "Volume (voxels)" in page.text
+
+
+@pytest.mark.parametrize(("axis", "words"), [("time", "Objects per time point"), ("z", "Objects per plane")])
+def test_a_series_is_drawn_along_its_axis(tmp_path: Path, axis: str, words: str) -> None:
+    images, objects = tables(1)
+    series = pd.concat([objects.assign(**{axis: index}) for index in (2, 3, 5)], ignore_index=True)
+    page = report(tmp_path, images=images.assign(frames=4), objects=series)
+    assert words in page.text
+    assert "0 – 2" in page.text
+    assert "frames" in page.text
+    assert words not in report(tmp_path, images=images, objects=objects).text
 
 
 @pytest.mark.parametrize("failures", [[], [("a.tif", "a.tif: not an image")]])

@@ -60,6 +60,19 @@ def bars(names: Sequence[str], values: Sequence[float] | np.ndarray, label: str,
     return _figure(label, note, [plot.axes("image", _axis_title(label, unit), x_ticks=False), *body])
 
 
+def line(places: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, label: str, axis: str) -> str:
+    """Draw values along an axis, time for instance, joined by a line; `places` ascend."""
+    places, values = np.asarray(places, np.float64), np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        return _empty(label)
+    plot = _Plot((places[0], places[-1]), (min(0.0, float(values[known].min())), max(0.0, float(values[known].max()))))
+    points = " ".join(f"{plot.x(place):.1f},{plot.y(value):.1f}" for place, value in zip(places[known], values[known]))
+    drawn = f'<polyline points="{points}" fill="none" stroke="{COLOUR}" stroke-width="1.5"/>'
+    note = f"{number(float(values[known].min()))} – {number(float(values[known].max()))}"
+    return _figure(label, note, [plot.axes(axis, label), drawn])
+
+
 class _Plot:
     """The map from data to the drawing, and what is drawn with it."""
 

@@ -24,6 +24,7 @@ OUTLIER = 3.5
 COMPARED = {
     "count": "count",
     "median_area": "median area",
+    "median_volume": "median volume",
     "foreground": "covered share",
     "mean_intensity": "intensity",
     "confidence": "confidence",
@@ -61,7 +62,7 @@ class Choice:
 def choose_gallery(images: pd.DataFrame, limit: int = MAX_ITEMS) -> list[Choice]:
     """Choose the images worth showing: the worst first, then the most typical.
 
-    An image is bad by the warnings that not all images share and by a count, median area, covered share or mean
+    An image is bad by the warnings that not all images share and by a count, median size, covered share or mean
     intensity far from those of the others. At most half of the gallery goes to bad images while there are typical
     ones to fill it.
 

@@ -22,7 +22,7 @@ import pandas as pd
 from abbe.data.write import write_text
 from abbe.report import figures
 from abbe.report.gallery import MAX_ITEMS, GalleryItem, data_uri
-from abbe.report.images import IMAGE_COLUMNS, split_warnings
+from abbe.report.images import IMAGE_COLUMNS, OF_VOLUMES, is_volumes, split_warnings
 from abbe.report.objects import meaning_of
 
 MAX_ROWS = 500
@@ -40,6 +40,8 @@ SHOWN_COLUMNS = {
     "seconds": "time",
 }
 """Columns of the page's table and their heads, where every pixel size is known."""
+DEEP = {"depth": "planes", "frames": "frames"}
+"""Columns that follow where an image has more than one."""
 IN_PIXELS = {"density_per_mm2": "density_per_megapixel", "median_area_um2": "median_area"}
 """What takes their place where one is not: numbers in one column must be comparable."""
 
@@ -79,7 +81,8 @@ def write_report(
         Rows of :func:`abbe.report.images.image_row`; beyond 500 only the first, those with warnings before the
         others, are listed, and the page points to ``images.csv`` beside it.
     objects
-        All tables of :func:`abbe.report.objects.objects_table`, one below the other.
+        All tables of :func:`abbe.report.objects.objects_table`, or of :func:`abbe.report.volumes.volumes_table`,
+        one below the other.
     gallery
         At most twelve pictures, see :func:`abbe.report.gallery.choose_gallery`; more are left out.
     provenance
@@ -207,16 +210,27 @@ def _image_table(images: pd.DataFrame, links: Mapping[str, str]) -> Section | No
         note = f"{MAX_ROWS} of {len(images):,} images, those with warnings first; all of them are in "
     else:
         note = "Also in "
-    measured = bool(images["pixel_size_um"].notna().all())
-    heads = {"image": ("image", "")}
-    for column, title in SHOWN_COLUMNS.items():
-        column = column if measured else IN_PIXELS.get(column, column)
-        heads[column] = (title, IMAGE_COLUMNS[column][0])
+    heads = _heads(images)
     shown = shown.assign(warnings=["; ".join(split_warnings(joined)) for joined in shown["warnings"]])
     if shown["warnings"].astype(bool).any():
         heads["warnings"] = ("warnings", "")
     files = '<a href="images.csv">images.csv</a>; every object is in <a href="objects.csv">objects.csv</a>'
     return Section("Images", f'<p class="note">{note}{files}.</p>{table(shown, heads, links)}')
+
+
+def _heads(images: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Choose the columns of the page's table, with their heads and units."""
+    measured = bool(images["pixel_size_um"].notna().all())
+    heads = {"image": ("image", "")}
+    for column, title in SHOWN_COLUMNS.items():
+        column = column if measured else IN_PIXELS.get(column, column)
+        if is_volumes(images) and column in OF_VOLUMES:
+            column, unit, _ = OF_VOLUMES[column]
+            heads[column] = (title.replace("area", "volume"), unit)
+        else:
+            heads[column] = (title, IMAGE_COLUMNS[column][0])
+    deep = {column: (title, "") for column, title in DEEP.items() if column in images and (images[column] > 1).any()}
+    return heads | deep
 
 
 def _cards(
@@ -227,8 +241,8 @@ def _cards(
 ) -> list[tuple[str, str]]:
     cards = [("images", f"{len(images):,}"), ("objects", f"{len(objects):,}")]
     if len(objects):
-        area, unit = _area_column(objects)
-        cards.append(("median area", f"{figures.number(float(objects[area].median()))} {unit}"))
+        column, what, unit = _size_column(objects)
+        cards.append((f"median {what}", f"{figures.number(float(objects[column].median()))} {unit}"))
     model = (provenance or {}).get("model") or {}
     if model.get("name"):
         cards.append(("model", str(model["name"])))
@@ -244,14 +258,18 @@ def _about_pixel_size(images: pd.DataFrame) -> list[str]:
     unknown = int(images["pixel_size_um"].isna().sum()) if len(images) else 0
     if not unknown:
         return []
+    sizes = "volumes" if is_volumes(images) else "areas"
     which = "these images is" if unknown == len(images) else f"{unknown:,} of {len(images):,} images is"
-    return [f"The pixel size of {which} unknown: areas and densities on this page are in pixels."]
+    return [f"The pixel size of {which} unknown: {sizes} and densities on this page are in pixels."]
 
 
-def _area_column(objects: pd.DataFrame) -> tuple[str, str]:
-    """Choose µm² where every object has it: a mixture of units must not be averaged."""
-    known = "area_um2" in objects and bool(objects["area_um2"].notna().all())
-    return ("area_um2", "µm²") if known else ("area", "px")
+def _size_column(objects: pd.DataFrame) -> tuple[str, str, str]:
+    """Choose a column, name and unit: µm where every object has it, for a mixture of units must not be averaged."""
+    what, in_um, unit, pixels = ("area", "area_um2", "µm²", "px")
+    if is_volumes(objects):
+        what, in_um, unit, pixels = ("volume", "volume_um3", "µm³", "voxels")
+    known = in_um in objects and bool(objects[in_um].notna().all())
+    return (in_um, what, unit) if known else (what, what, pixels)
 
 
 def _card_list(cards: Sequence[tuple[str, str]]) -> str:
@@ -293,16 +311,35 @@ def _gallery_figure(item: GalleryItem) -> str:
 def _charts(images: pd.DataFrame, objects: pd.DataFrame) -> Section | None:
     if objects.empty:
         return None
-    area, unit = _area_column(objects)
-    charts = [figures.histogram(objects[area], "Area", unit), figures.histogram(objects["circularity"], "Circularity")]
+    size, what, unit = _size_column(objects)
+    roundness = "sphericity" if is_volumes(objects) else "circularity"
+    charts = [
+        figures.histogram(objects[size], what.capitalize(), unit),
+        figures.histogram(objects[roundness], roundness.capitalize()),
+    ]
     channels = [column for column in objects if column.startswith("mean_")]
     for column in channels[:MAX_CHANNELS]:
         name = column.removeprefix("mean_")
         title = "Mean intensity" if name == "intensity" else f"Mean intensity, {name}"
         charts.append(figures.histogram(objects[column], title))
+    if len(images) == 1:
+        charts += _along(objects)
     if len(images) > 1:
         charts.append(figures.bars(images["image"].astype(str).tolist(), images["count"], "Objects per image"))
     return Section("Measurements", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _along(objects: pd.DataFrame) -> list[str]:
+    """Draw how many objects there are in each time point or plane of one image."""
+    names = {"time": "time point", "z": "plane"}
+    axis = next((axis for axis in names if axis in objects and objects[axis].nunique() > 1), None)
+    if axis is None:
+        return []
+    counts = objects[axis].value_counts()
+    places = np.arange(counts.index.min(), counts.index.max() + 1)
+    return [
+        figures.line(places, counts.reindex(places, fill_value=0).to_numpy(), f"Objects per {names[axis]}", names[axis])
+    ]
 
 
 def _failures(failures: Sequence[tuple[str, str]]) -> Section | None:
@@ -326,7 +363,7 @@ def _columns(objects: pd.DataFrame) -> str:
     rows = "".join(
         f"<dt><code>{escape(str(column))}</code></dt><dd>{escape(meaning)}{f' ({escape(unit)})' if unit else ''}</dd>"
         for column in objects
-        for unit, meaning in [meaning_of(str(column))]
+        for unit, meaning in [meaning_of(str(column), is_volumes(objects))]
         if meaning
     )
     return f'<details><summary>What the columns of objects.csv mean</summary><dl class="record">{rows}</dl></details>'

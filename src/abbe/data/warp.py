@@ -14,7 +14,6 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch.nn import functional as F
 
-
 MAX_SHIFTS = {2: 4, 3: 2}
 """Places per axis, by the number of axes, at which a pixel's footprint is sampled at most."""
 

@@ -19,6 +19,7 @@ from abbe.data.datasets import Pair, PairDataset, Pairs, TrainingDataset, find_p
 from abbe.data.normalize import Normalization
 from abbe.data.resample import resample
 from abbe.data.sample import Sample
+from abbe.data.volumes import varied_volumes, write_volumes
 from abbe.errors import AbbeError
 from abbe.evaluation import measure, read_truth
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
@@ -99,11 +100,11 @@ def train_recipe(
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
-    sources = find_sources(recipe)
     description = describe(recipe)
     method = starting_method(recipe, description)
     dimensions = len(method.geometry.multiple)
     description.axes = "CYX" if dimensions == 2 else "CZYX"
+    sources = find_sources(recipe, simulate(recipe, run, tell))
     report_findings(sources, tell, volume=dimensions == 3)
     training_set = training_data(recipe, method, sources)
     validation = [pair for source in sources for pair in source.validation]
@@ -129,12 +130,32 @@ def train_recipe(
     return Trained(path, run, result)
 
 
-def find_sources(recipe: Recipe) -> list[Source]:
-    """Find the images of each folder, and the split that they come in or else a stable one by name."""
-    if not recipe.data.paths:
+def simulate(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> list[str]:
+    """Make the stacks that a recipe without folders trains on, in the run's folder where they are not there yet.
+
+    Gives the folders to train on: those of the recipe, or the one that was made.
+    """
+    wanted = recipe.data.simulated
+    if recipe.data.paths or not wanted:
+        return recipe.data.paths
+    unknown = wanted.keys() - {"train", "val", "seed"}
+    if unknown or not wanted.get("train"):
+        raise AbbeError(f"recipe {recipe.name}: data.simulated is {wanted}; expected numbers for train, val and seed")
+    folder = run / "simulated"
+    for place, name in enumerate(("train", "val")):
+        if not (folder / name).is_dir():
+            tell(f"simulating {wanted.get(name, 0)} stacks of nuclei in {folder / name}")
+            write_volumes(folder / name, varied_volumes(wanted.get(name, 0), 2 * wanted.get("seed", 0) + place))
+    return [str(folder)]
+
+
+def find_sources(recipe: Recipe, folders: Sequence[str] | None = None) -> list[Source]:
+    """Find the images of each folder, the recipe's own unless given, in their splits or else in stable ones by name."""
+    folders = recipe.data.paths if folders is None else folders
+    if not folders:
         raise AbbeError(f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER")
     _check_weights(recipe)
-    return [_find_source(Path(path), recipe) for path in recipe.data.paths]
+    return [_find_source(Path(path), recipe) for path in folders]
 
 
 def _check_weights(recipe: Recipe) -> None:

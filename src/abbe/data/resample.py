@@ -16,8 +16,8 @@ from abbe.ops.resampling import weights
 def resample(sample: Sample, target_size: Sequence[float]) -> Sample:
     """Bring a sample to ``target_size`` µm per pixel along each axis, rounded to whole pixels of its field.
 
-    The image is interpolated linearly, or averaged where it shrinks; labels and ignored pixels are taken from the nearest. AbbeError where
-    the sample does not know its pixel size.
+    The image is interpolated linearly, or averaged where it shrinks; labels and ignored pixels are taken from the
+    nearest. AbbeError where the sample does not know its pixel size.
     """
     if sample.pixel_size is None:
         wanted = " × ".join(f"{size:g}" for size in target_size)

@@ -120,6 +120,8 @@ class DataConfig:
 
     paths: list[str] = field(default_factory=list)
     """Folders with annotated images."""
+    simulated: dict[str, int] = field(default_factory=dict)
+    """Stacks of nuclei to simulate where no folder is given: how many for ``train`` and ``val``, and their ``seed``."""
     weights: list[float] = field(default_factory=list)
     """How often samples come from each folder, relative to the others; empty: by the number of images."""
     validation_fraction: float = 0.15

@@ -73,7 +73,7 @@ class UNet3D(nn.Module):
         )
         self.pools = nn.ModuleList([nn.Identity(), *(nn.MaxPool3d(extents) for extents in config.pools)])
         self.up_convolutions = nn.ModuleList(
-            nn.ConvTranspose3d(4 * width, 4 * width, extents, extents)
+            nn.ConvTranspose3d(4 * width, 4 * width, extents, extents, bias=False)
             for width, extents in zip(widths[-2::-1], config.pools[::-1])
         )
         self.expanding = nn.ModuleList(

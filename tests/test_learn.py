@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 import tifffile
 import torch
 
+from abbe.data.datasets import find_pairs
+from abbe.data.volumes import varied_volumes, write_volumes
 from abbe.errors import AbbeError
-from abbe.learn import describe, find_sources, train_recipe
+from abbe.evaluation import evaluate_model
+from abbe.learn import describe, find_sources, simulate, starting_method, train_recipe, training_data
 from abbe.model import Model, load_model
 from abbe.settings import SegmentSettings
 from abbe.train.recipe import load_recipe
@@ -156,3 +160,76 @@ def test_a_model_in_memory_and_its_file_agree(trained: tuple[Path, list[str]], d
     chosen = SegmentSettings(device="cpu", precision="exact")
     image, _ = discs(dtype="uint8")
     assert np.array_equal(unsaved.predict(image, chosen).labels, model.predict(image, chosen).labels)
+
+
+# ---------------------------------------------------------------------------------------------------------- stacks
+
+
+@pytest.fixture(scope="module")
+def stacks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of simulated stacks with voxels of several proportions: train (3) and val (1)."""
+    root = tmp_path_factory.mktemp("stacks")
+    for seed, (split, number) in enumerate([("train", 3), ("val", 1)]):
+        configs = varied_volumes(number, 20 + seed)
+        write_volumes(root / split, {name: replace(c, shape=(10, 40, 44)) for name, c in configs.items()})
+    return root
+
+
+STACKS = {
+    "train.epochs": "1",
+    "train.steps_per_epoch": "2",
+    "train.batch_size": "2",
+    "train.crop": "8,16,16",
+    "train.workers": "0",
+    "method": "unet_3d_tiny",
+    "train.accelerator": "cpu",
+}
+
+
+def test_stacks_train_a_model_that_takes_stacks(stacks: Path, tmp_path: Path) -> None:
+    result = train_recipe("nuclei_3d", [stacks], STACKS, out=tmp_path / "run")
+    description = read_description(result.model)
+    assert description.axes == "CZYX"
+    assert description.pixel_size == (1.0, 0.5, 0.5)
+    assert "map50_90" in description.metrics["validation"]
+    model = load_model(result.run)
+    (pair,) = find_pairs(stacks / "val")
+    found = model.predict(pair.image, SegmentSettings(device="cpu", precision="exact"))
+    assert found.labels.shape == (10, 40, 44)
+    evaluated = evaluate_model(model, stacks, "val")
+    assert len(evaluated.images) == 1
+
+
+def test_samples_come_at_the_voxel_of_the_model_and_crops_in_its_extents(stacks: Path) -> None:
+    recipe = load_recipe("nuclei_3d", STACKS | {"data.paths": [str(stacks)]})
+    method = starting_method(recipe, describe(recipe))
+    data = training_data(recipe, method, find_sources(recipe))
+    sample = data.samples[0]
+    assert sample is data.samples[0]
+    np.testing.assert_allclose(sample.pixel_size, (1.0, 0.5, 0.5), rtol=0.1)
+    item = data[0]
+    assert item["image"].shape == (1, 8, 16, 16)
+    assert item["maps"].shape == (3, 8, 16, 16)
+
+
+def test_crops_of_too_few_axes_are_told(stacks: Path, tmp_path: Path) -> None:
+    with pytest.raises(AbbeError, match=r"train.crop: 2 extents \(16, 16\), but the network has 3 spatial axes"):
+        train_recipe("nuclei_3d", [stacks], STACKS | {"train.crop": "16,16"}, out=tmp_path / "run")
+
+
+def test_a_recipe_without_folders_simulates_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "abbe.learn.varied_volumes",
+        lambda number, seed: {n: replace(c, shape=(8, 24, 24)) for n, c in varied_volumes(number, seed).items()},
+    )
+    told: list[str] = []
+    recipe = load_recipe("nuclei_3d", {"data.simulated": {"train": 2, "val": 1, "seed": 3}})
+    folders = simulate(recipe, tmp_path, told.append)
+    (source,) = find_sources(recipe, folders)
+    assert [len(source.train), len(source.validation)] == [2, 1]
+    assert len(told) == 2
+    assert simulate(recipe, tmp_path, told.append) == folders
+    assert len(told) == 2
+    with pytest.raises(AbbeError, match=r"data.simulated is .*; expected numbers for train, val and seed"):
+        simulate(load_recipe("nuclei_3d", {"data.simulated": {"tran": 2}}), tmp_path, told.append)
+    assert simulate(load_recipe("nuclei_3d", {"data.paths": ["mine"]}), tmp_path, told.append) == ["mine"]

@@ -54,7 +54,7 @@ def evaluate_model(
     settings = settings or SegmentSettings()
     matches = []
     for pair in pairs:
-        truth = read_truth(pair)
+        truth = read_truth(pair, model.dimensions)
         found = model.predict(pair.image, settings, measure=False).labels
         matches.append(match(truth["labels"], found, truth["ignore"]))
     rows = [
@@ -91,8 +91,9 @@ def measure(
     return method.score(decoded, truth)
 
 
-def read_truth(pair: Pair) -> dict[str, Any]:
-    """Read the annotation of a pair: labels, and what to ignore if anything."""
-    image = read(pair.image).planar()
-    annotation = read_labels(pair.labels, (image.height, image.width), pair.image.name, pair.coco)
+def read_truth(pair: Pair, dimensions: int = 2) -> dict[str, Any]:
+    """Read the annotation of a pair, of a plane or a stack: labels, and what to ignore if anything."""
+    image = read(pair.image)
+    extents = (image.planar() if dimensions == 2 else image.volume()).extents
+    annotation = read_labels(pair.labels, extents, pair.image.name, pair.coco)
     return {"labels": annotation.labels, "ignore": annotation.ignore}

@@ -19,6 +19,7 @@ from abbe.data.datasets import Pair, PairDataset, Pairs, TrainingDataset, find_p
 from abbe.data.normalize import Normalization
 from abbe.data.resample import resample
 from abbe.data.sample import Sample
+from abbe.data.volumes import varied_volumes, write_volumes
 from abbe.errors import AbbeError
 from abbe.evaluation import measure, read_truth
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
@@ -99,15 +100,17 @@ def train_recipe(
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
-    sources = find_sources(recipe)
-    report_findings(sources, tell)
     description = describe(recipe)
     method = starting_method(recipe, description)
+    dimensions = len(method.geometry.multiple)
+    description.axes = "CYX" if dimensions == 2 else "CZYX"
+    sources = find_sources(recipe, simulate(recipe, run, tell))
+    report_findings(sources, tell, volume=dimensions == 3)
     training_set = training_data(recipe, method, sources)
     validation = [pair for source in sources for pair in source.validation]
     tell(f"training on {sum(len(s.train) for s in sources)} images, validating on {len(validation)}")
     fast = SegmentSettings(backend="torch")
-    truth = [read_truth(pair) for pair in validation]
+    truth = [read_truth(pair, dimensions) for pair in validation]
     score = partial(measure, description=description, pairs=validation, truth=truth, settings=fast)
     result = fit(
         method,
@@ -127,12 +130,32 @@ def train_recipe(
     return Trained(path, run, result)
 
 
-def find_sources(recipe: Recipe) -> list[Source]:
-    """Find the images of each folder, and the split that they come in or else a stable one by name."""
-    if not recipe.data.paths:
+def simulate(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> list[str]:
+    """Make the stacks that a recipe without folders trains on, in the run's folder where they are not there yet.
+
+    Gives the folders to train on: those of the recipe, or the one that was made.
+    """
+    wanted = recipe.data.simulated
+    if recipe.data.paths or not wanted:
+        return recipe.data.paths
+    unknown = wanted.keys() - {"train", "val", "seed"}
+    if unknown or not wanted.get("train"):
+        raise AbbeError(f"recipe {recipe.name}: data.simulated is {wanted}; expected numbers for train, val and seed")
+    folder = run / "simulated"
+    for place, name in enumerate(("train", "val")):
+        if not (folder / name).is_dir():
+            tell(f"simulating {wanted.get(name, 0)} stacks of nuclei in {folder / name}")
+            write_volumes(folder / name, varied_volumes(wanted.get(name, 0), 2 * wanted.get("seed", 0) + place))
+    return [str(folder)]
+
+
+def find_sources(recipe: Recipe, folders: Sequence[str] | None = None) -> list[Source]:
+    """Find the images of each folder, the recipe's own unless given, in their splits or else in stable ones by name."""
+    folders = recipe.data.paths if folders is None else folders
+    if not folders:
         raise AbbeError(f"recipe {recipe.name}: names no data; say where the annotated images are with --data FOLDER")
     _check_weights(recipe)
-    return [_find_source(Path(path), recipe) for path in recipe.data.paths]
+    return [_find_source(Path(path), recipe) for path in folders]
 
 
 def _check_weights(recipe: Recipe) -> None:
@@ -158,9 +181,10 @@ def _find_source(folder: Path, recipe: Recipe) -> Source:
     return Source(folder, train, validation)
 
 
-def report_findings(sources: Sequence[Source], tell: Callable[[str], None]) -> None:
+def report_findings(sources: Sequence[Source], tell: Callable[[str], None], volume: bool = False) -> None:
     """Check the data before hours are spent on it; an error ends it, a warning is told."""
-    findings = check_dataset(Pairs([pair for source in sources for pair in (*source.train, *source.validation)]))
+    pairs = Pairs([pair for source in sources for pair in (*source.train, *source.validation)])
+    findings = check_dataset(pairs, volume=volume)
     for finding in findings:
         tell(f"{finding.level}: {finding.text}")
     errors = [finding.text for finding in findings if finding.level == "error"]
@@ -220,7 +244,9 @@ def training_data(recipe: Recipe, method: Any, sources: Sequence[Source]) -> Tra
         shares = np.array(recipe.data.weights) / np.array([max(len(source.train), 1) for source in sources])
         weights = np.repeat(shares, [len(source.train) for source in sources]).tolist()
     normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
-    samples: Any = PairDataset(pairs, normalization.normalize, recipe.data.in_channels, cache=True)
+    axes, resampled = len(method.geometry.multiple), recipe.pixel_size is not None
+    volume, channels = axes == 3, recipe.data.in_channels
+    samples: Any = PairDataset(pairs, normalization.normalize, channels, volume=volume, cache=not resampled)
     if recipe.pixel_size is not None:
         samples = Resampled(samples, recipe.pixel_size)
     steps = recipe.train.steps_per_epoch or max(len(pairs) // recipe.train.batch_size, 1)
@@ -228,7 +254,7 @@ def training_data(recipe: Recipe, method: Any, sources: Sequence[Source]) -> Tra
         samples,
         method.prepare,
         build_config(AugmentConfig, recipe.data.augment, f"{recipe.name}: data.augment"),
-        (recipe.train.crop, recipe.train.crop),
+        recipe.train.crop_extents(axes),
         steps * recipe.train.batch_size,
         recipe.train.seed,
         weights,
@@ -236,13 +262,16 @@ def training_data(recipe: Recipe, method: Any, sources: Sequence[Source]) -> Tra
 
 
 class Resampled:
-    """Samples brought to the pixel size that a model works at."""
+    """Samples brought to the pixel size that a model works at, and kept."""
 
     def __init__(self, samples: PairDataset, pixel_size: tuple[float, ...]):
         self.samples, self.pixel_size = samples, pixel_size
+        self._kept: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return resample(self.samples[index], self.pixel_size)
+        if index not in self._kept:
+            self._kept[index] = resample(self.samples[index], self.pixel_size)
+        return self._kept[index]

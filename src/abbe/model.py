@@ -31,15 +31,15 @@ from abbe.weights.file import Description, file_hash, read_model
 from abbe.weights.load import load_strict
 from abbe.weights.records import find_model
 
-TILE = {
+TILE: dict[tuple[int, str], int | tuple[int, ...]] = {
     (2, "cpu"): 1280,
     (2, "cuda"): 2048,
     (2, "mps"): 1024,
-    (3, "cpu"): 128,
+    (3, "cpu"): (128, 192, 192),
     (3, "cuda"): 192,
     (3, "mps"): 96,
 }
-"""Pixels per side that the network sees at once, by spatial axes and device."""
+"""Pixels that the network sees at once, per side or along Z, Y and X, by spatial axes and device."""
 
 
 class Model:
@@ -170,7 +170,8 @@ class Model:
 
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
-        return (settings.tile or TILE[self.dimensions, choose_device(settings.device)],) * self.dimensions
+        chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
+        return chosen if isinstance(chosen, tuple) else (chosen,) * self.dimensions
 
     def reader(self, series: Series, settings: SegmentSettings) -> Reader:
         """Read normalised boxes (C, ...) of a selected image, with the channels that the network takes."""

@@ -12,6 +12,7 @@ from abbe.data.augment import (
     DAB,
     STAINS,
     AugmentConfig,
+    _draw_displacement,
     augment,
     change_intensity,
 )
@@ -123,6 +124,21 @@ def test_warp_equals_scipy(seed: int, channels: int) -> None:
     assert np.mean(warp.nearest(image[0]) == expected) > 0.999  # ties between two pixels may differ
 
 
+@given(seed=st.integers(0, 2**32))
+@settings(deadline=None, max_examples=15)
+def test_warp_of_stacks_equals_scipy(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    image = generator.random((1, 9, 27, 25), dtype=np.float32)
+    matrix = generator.normal(size=(3, 3))
+    matrix *= 0.8 / np.cbrt(abs(np.linalg.det(matrix)))
+    displacement = upsample(generator.normal(0, 2, (3, 3, 3, 3)), (6, 11, 13))
+    warp = Warp((6, 11, 13), matrix, np.array([4.0, 13.0, 12.0]), displacement, False)
+    expected = ndimage.map_coordinates(image[0], warp.places, order=1, mode="mirror")
+    np.testing.assert_allclose(warp.linear(image)[0], expected, atol=1e-4)
+    expected = ndimage.map_coordinates(image[0], warp.places, order=0, mode="mirror", prefilter=False)
+    assert np.mean(warp.nearest(image[0]) == expected) > 0.99
+
+
 def test_shrinking_averages_instead_of_skipping_pixels() -> None:
     checkerboard = (np.indices((80, 80)).sum(0) % 2).astype(np.float32)[None]
     warp = Warp((30, 30), 2 * np.eye(2), np.array([39.5, 39.5]), None, False)
@@ -193,10 +209,25 @@ def test_an_image_without_labels_or_objects_is_cropped_too() -> None:
     assert augment(empty, config, np.random.default_rng(0), (20, 24)).labels.max() == 0  # type: ignore[union-attr]
 
 
-def test_stack_planes_stay_in_order_and_change_alike() -> None:
+@given(seed=st.integers(0, 2**32), size=st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 20)))
+@settings(deadline=None, max_examples=40)
+def test_crops_flips_and_turns_of_stacks_are_exact(seed: int, size: tuple[int, int, int]) -> None:
+    sample = make_sample((5, 20, 20))
+    config = replace(NOTHING, flips=True, quarter_turns=True)
+    result = augment(sample, config, np.random.default_rng(seed), size)
+    assert result.labels is not None
+    assert sample.labels is not None
+    np.testing.assert_array_equal(result.image[0], sample.image[0].ravel()[result.labels - 1])
+    planes, places = np.divmod(result.labels - 1, 400)
+    assert (planes == planes[:, :1, :1]).all()  # planes stay planes, in order or reversed
+    assert (places == places[:1]).all()
+    assert set(np.diff(planes[:, 0, 0])) in ({1}, {-1}, set())
+
+
+def test_a_turned_stack_keeps_its_planes() -> None:
     planes = np.broadcast_to(np.arange(9, dtype=np.int32)[:, None, None] + 1, (9, 40, 40))
     sample = Sample(planes[None].astype(np.float32), planes.copy(), pixel_size=(2.0, 0.5, 0.5))
-    config = replace(NOTHING, flips=True, affine_probability=1.0, elastic_probability=1.0, foreground_probability=1.0)
+    config = replace(NOTHING, flips=True, affine_probability=1.0, scale=(1.0, 1.0), foreground_probability=1.0)
     seen = set()
     for seed in range(20):
         result = augment(sample, config, np.random.default_rng(seed), (4, 16, 16))
@@ -206,9 +237,42 @@ def test_stack_planes_stay_in_order_and_change_alike() -> None:
         assert (result.labels == order[:, None, None]).all()
         np.testing.assert_allclose(result.image[0], result.labels, rtol=1e-5)
         seen.add(tuple(np.diff(order)))
-        assert result.pixel_size is not None
-        assert result.pixel_size[0] == 2.0
+        assert result.pixel_size == pytest.approx((2.0, 0.5, 0.5))
     assert seen == {(1, 1, 1), (-1, -1, -1)}
+
+
+def test_a_stack_grows_along_all_axes() -> None:
+    z, y, x = np.mgrid[:40, :80, :80]
+    labels = (((z - 20) / 6) ** 2 + ((y - 40) / 12) ** 2 + ((x - 40) / 12) ** 2 < 1).astype(np.int32)
+    sample = Sample(labels[None].astype(np.float32), labels, pixel_size=(1.0, 0.5, 0.5))
+    config = replace(NOTHING, affine_probability=1.0, scale=(1.5, 1.5), foreground_probability=1.0)
+    result = augment(sample, config, np.random.default_rng(3), (40, 80, 80))
+    assert result.labels is not None
+    assert result.labels.sum() / labels.sum() == pytest.approx(1.5**3, rel=0.05)
+    assert result.pixel_size == pytest.approx((1 / 1.5, 0.5 / 1.5, 0.5 / 1.5))
+    extents = [np.ptp(where) + 1 for where in np.nonzero(result.labels)]
+    assert extents[0] == pytest.approx(18, abs=2)
+
+
+def test_labels_of_stacks_follow_the_image_through_elastic_warps() -> None:
+    generator = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(generator.normal(size=(20, 60, 60)), 4)
+    labels = (smooth > 0).astype(np.int32)
+    sample = Sample(labels[None].astype(np.float32), labels, pixel_size=(2.0, 0.5, 0.5))
+    config = replace(NOTHING, affine_probability=1.0, elastic_probability=1.0, elastic_sigma=4.0)
+    for seed in range(5):
+        result = augment(sample, config, np.random.default_rng(seed), (12, 32, 32))
+        assert result.labels is not None
+        assert ((result.image[0] > 0.5) != (result.labels > 0)).mean() < 0.02
+
+
+def test_displacements_are_equally_long_in_micrometres() -> None:
+    sample = replace(make_sample((8, 60, 60)), pixel_size=(4.0, 0.5, 0.5))
+    fields = [
+        _draw_displacement(sample, (8, 60, 60), AugmentConfig(), np.random.default_rng(seed)) for seed in range(40)
+    ]
+    lengths = np.std(fields, axis=(0, 2, 3, 4)) * sample.pixel_size  # type: ignore[operator]
+    np.testing.assert_allclose(lengths, lengths.mean(), rtol=0.15)
 
 
 def test_a_thin_stack_is_mirrored_along_z() -> None:

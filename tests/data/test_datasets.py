@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from abbe.data.augment import AugmentConfig
 from abbe.data.datasets import Pair, PairDataset, TrainingDataset, find_pairs, find_splits, split
+from abbe.data.image import Image
 from abbe.data.sample import Sample
+from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 
 SHARED = Path(__file__).parents[2] / "../shared/data/dsb2018"
@@ -173,6 +175,64 @@ def test_stacks_are_read_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample.labels, labels)
     one = PairDataset(pairs, as_float, 1, volume=True, channel=1)[0]
     np.testing.assert_allclose(one.image[0], stack[:, 1] / 255, rtol=1e-6)
+
+
+def stack_pair(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Write a stack as OME-Zarr into ``images`` of a folder; gives it and labels for it."""
+    stack = np.random.default_rng(len(name)).integers(0, 255, (4, 20, 24), dtype=np.uint8)
+    sizes = {"z": 2.0, "y": 0.5, "x": 0.5}
+    write_image_zarr(folder / f"{name}.ome.zarr", Image(stack, "ZYX", sizes, name=name))
+    labels = np.zeros(stack.shape, np.int32)
+    labels[1:3, 3:9, 3:9], labels[2:, 12:, 12:] = 4, 7
+    return stack, labels
+
+
+@pytest.mark.parametrize("layout", ["masks", "tiff", "beside", "inside"])
+def test_ome_zarr_stacks_pair_with_their_labels(tmp_path: Path, layout: str) -> None:
+    images = tmp_path if layout in ("beside", "inside") else tmp_path / "images"
+    stack, labels = stack_pair(images, "a")
+    sizes = {"z": 2.0, "y": 0.5, "x": 0.5}
+    if layout == "masks":
+        write_image_zarr(tmp_path / "masks/a.ome.zarr", Image(labels, "ZYX", sizes))
+    elif layout == "tiff":
+        (tmp_path / "masks").mkdir()
+        tifffile.imwrite(tmp_path / "masks/a.tif", labels.astype(np.uint16), metadata={"axes": "ZYX"})
+    elif layout == "beside":
+        write_image_zarr(tmp_path / "a_labels.ome.zarr", Image(labels, "ZYX", sizes))
+    else:
+        write_image_zarr(tmp_path / "a.ome.zarr/labels/nuclei", Image(labels, "ZYX", sizes))
+    pairs = find_pairs(tmp_path)
+    assert [pair.name for pair in pairs] == ["a"]
+    assert pairs.unpaired == []
+    sample = PairDataset(pairs, as_float, 1, volume=True)[0]
+    np.testing.assert_allclose(sample.image[0], stack / 255, rtol=1e-6)
+    np.testing.assert_array_equal(sample.labels, labels)
+    assert sample.pixel_size == (2.0, 0.5, 0.5)
+
+
+def test_planes_in_ome_zarr_are_found_too(tmp_path: Path) -> None:
+    plane = np.random.default_rng(0).integers(0, 255, (20, 24), dtype=np.uint8)
+    write_image_zarr(tmp_path / "images/sub/a.ome.zarr", Image(plane, "YX", {}))
+    mask(tmp_path / "masks/sub/a.tif")
+    pairs = find_pairs(tmp_path)
+    np.testing.assert_allclose(PairDataset(pairs, as_float)[0].image[0], plane / 255, rtol=1e-6)
+    assert pairs[0].name == "sub/a"
+
+
+def test_an_ome_zarr_with_several_labels_is_told(tmp_path: Path) -> None:
+    _, labels = stack_pair(tmp_path, "a")
+    for name in ("cells", "nuclei"):
+        write_image_zarr(tmp_path / f"a.ome.zarr/labels/{name}", Image(labels, "ZYX", {}))
+    with pytest.raises(AbbeError, match=r"a\.ome\.zarr: holds 2 label images \(cells, nuclei\)"):
+        find_pairs(tmp_path)
+
+
+def test_a_stack_of_one_plane_takes_a_mask_of_one(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.zeros((1, 20, 24), np.uint8), metadata={"axes": "ZYX"})
+    mask(tmp_path / "a_mask.tif")
+    sample = PairDataset(find_pairs(tmp_path), as_float, volume=True)[0]
+    assert sample.labels is not None
+    assert sample.image.shape[1:] == sample.labels.shape == (1, 20, 24)
 
 
 def test_the_cache_reads_once(tmp_path: Path) -> None:

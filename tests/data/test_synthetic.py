@@ -14,11 +14,9 @@ from abbe.data.placement import hashed
 from abbe.data.synthetic import (
     FluorescenceField,
     LazyField,
-    NucleiVolume,
     Simulated,
-    _expose,
+    expose,
     fluorescence_field,
-    nuclei_volume,
 )
 from abbe.errors import AbbeError
 
@@ -144,14 +142,14 @@ def test_noise_has_the_variance_of_camera_theory() -> None:
     config = FluorescenceField(gain=2.5, offset=90.0, read_noise=3.0)
     generator = np.random.default_rng(0)
     for light in (0.5, 3.0, 7.9, 8.1, 40.0, 900.0):
-        values = _expose(np.full((400, 400), light, np.float32), config, generator).astype(float)
+        values = expose(np.full((400, 400), light, np.float32), config, generator).astype(float)
         assert values.mean() == pytest.approx(90 + 2.5 * light, abs=0.1 + 0.001 * light)
         assert values.var() == pytest.approx(2.5**2 * (light + 9), rel=0.02)
 
 
 def test_bright_shot_noise_is_as_skew_as_poisson() -> None:
     config = FluorescenceField(gain=1.0, offset=1000.0, read_noise=0.0)
-    values = _expose(np.full((700, 700), 10.0, np.float32), config, np.random.default_rng(0)).astype(float)
+    values = expose(np.full((700, 700), 10.0, np.float32), config, np.random.default_rng(0)).astype(float)
     centred = values - values.mean()
     skewness = (centred**3).mean() / (centred**2).mean() ** 1.5
     assert skewness == pytest.approx(10**-0.5, rel=0.1)
@@ -191,31 +189,3 @@ def test_hash_is_uniform_and_independent_of_its_neighbours() -> None:
     assert ((counts - 2000) ** 2 / 2000).sum() < 90  # chi squared, 49 degrees: 99.97 %
     for other in (hashed(4, np.arange(100_000), 1), hashed(3, np.arange(100_000), 2), np.roll(values, 1)):
         assert abs(np.corrcoef(values, other)[0, 1]) < 0.015
-
-
-def test_volume_has_separate_exact_ellipsoids() -> None:
-    config = NucleiVolume(count=25, seed=1)
-    result = nuclei_volume(config)
-    assert result.image.shape == result.labels.shape == config.shape
-    assert result.image.dtype == np.uint16
-    assert result.pixel_size == config.voxel
-    count = result.labels.max()
-    assert 5 < count <= 25
-    assert label(result.labels, connectivity=3).max() >= count
-    # Inside is brighter than outside.
-    assert result.expected[result.labels > 0].mean() > 3 * (result.expected[result.labels == 0].mean() - 100)
-    np.testing.assert_array_equal(nuclei_volume(config).image, result.image)
-
-
-def test_ellipsoids_are_round_in_micrometres() -> None:
-    config = NucleiVolume(shape=(40, 160, 160), voxel=(1.0, 0.25, 0.25), count=12, diameter=8.0, seed=3)
-    result = nuclei_volume(config)
-    faces = [result.labels[0], result.labels[-1], result.labels[:, 0], result.labels[:, -1]]
-    border = set(
-        np.unique(np.concatenate([f.ravel() for f in (*faces, result.labels[..., 0], result.labels[..., -1])]))
-    )
-    volumes = [(result.labels == n).sum() * 0.0625 for n in range(1, result.labels.max() + 1) if n not in border]
-    assert volumes
-    # A ball of 8 µm has 268 µm³; the semi-axes vary by up to 28 % each way.
-    assert min(volumes) >= 268 * np.exp(-0.75)
-    assert max(volumes) <= 268 * np.exp(0.75)

@@ -16,6 +16,8 @@ from torch import nn
 from abbe.contract import Geometry
 from abbe.errors import AbbeError
 from abbe.methods.backbones.unet import UNet, UNetConfig, UNetSegmentation
+from abbe.methods.backbones.unet_3d import UNet3DConfig
+from abbe.methods.backbones.unet_3d import build as build_3d
 from abbe.methods.segmentation.instances import InstanceSegmentation
 from abbe.tiling import prepare
 from abbe.tiling.prepare import Predictor, choose_backend, choose_device, choose_precision
@@ -79,6 +81,18 @@ def test_openvino_path_of_an_unpadded_network(randomised: Callable[..., Any]) ->
     image = windows(1, (32, 28), 1)
     fast = Predictor(method, device="cpu", precision="float32", backend="openvino")
     assert relative_difference(fast(image), Predictor(method, device="cpu", precision="exact")(image)) < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=needs_openvino)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_stacks_take_every_path(randomised: Callable[..., Any], backend: Any, channels: int) -> None:
+    config = UNet3DConfig(in_channels=channels, width=2, levels=(1, 2, 2))
+    method = InstanceSegmentation(randomised(build_3d(config)))
+    stacks = np.random.default_rng(0).random((2, 1, 6, 20, 24), np.float32)
+    exact = Predictor(method, device="cpu", precision="exact")(stacks)
+    assert exact["depth"].shape == stacks.shape
+    fast = Predictor(method, device="cpu", precision="float32", backend=backend)
+    assert relative_difference(fast(stacks), exact) < 1e-4
 
 
 def test_the_method_itself_is_left_alone(tiny: InstanceSegmentation) -> None:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from abbe.contract import Geometry
 from abbe.ops.boxes import slices
+from abbe.ops.resampling import resample, weights
 from abbe.tiling.grid import Grid
-from abbe.tiling.rescale import margin_for, resample, rescale, scaled_region, scaled_shape, weights
+from abbe.tiling.rescale import margin_for, rescale, scaled_region, scaled_shape
 from abbe.tiling.stitch import cut, stitch
 
 EXTENTS = st.tuples(st.integers(1, 70), st.integers(1, 70))

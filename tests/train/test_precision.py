@@ -24,14 +24,16 @@ def test_accelerator_named_is_taken() -> None:
     assert resolve_accelerator("auto") in ("cpu", "cuda", "mps")
 
 
-def test_only_images_and_their_kernels_change_layout() -> None:
+def test_only_images_stacks_and_their_kernels_change_layout() -> None:
     flat, deep = nn.Conv2d(3, 4, 3), nn.Conv3d(3, 4, 3)
     module = nn.ModuleList([flat, deep, nn.Linear(3, 4)])
     values = [parameter.detach().clone() for parameter in module.parameters()]
     to_channels_last(module)
     assert flat.weight.is_contiguous(memory_format=torch.channels_last)
-    assert deep.weight.is_contiguous()
+    assert deep.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert all(torch.equal(a, b) for a, b in zip(values, module.parameters(), strict=True))
-    batch = batch_to_channels_last({"image": torch.rand(2, 3, 4, 4), "labels": torch.ones(2, 3, 4, 4).int()})
+    images = {"image": torch.rand(2, 3, 4, 4), "stack": torch.rand(2, 3, 4, 4, 4)}
+    batch = batch_to_channels_last(images | {"labels": torch.ones(2, 3, 4, 4).int()})
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
+    assert batch["stack"].is_contiguous(memory_format=torch.channels_last_3d)
     assert batch["labels"].is_contiguous()

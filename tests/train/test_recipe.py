@@ -166,3 +166,18 @@ def test_every_packaged_recipe_loads() -> None:
         assert load_recipe(summary.name).method
         assert summary.title
         assert summary.command
+
+
+def test_crops_are_sides_or_extents() -> None:
+    assert TrainConfig(crop=64).crop_extents(2) == (64, 64)
+    assert TrainConfig(crop=64).crop_extents(3) == (64, 64, 64)
+    for text, crop in (("96", 96), ("16,64,64", (16, 64, 64)), ("[16, 64, 64]", (16, 64, 64))):
+        recipe = parse_recipe("", {"train.crop": text})
+        assert recipe.train.crop == crop
+        assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert TrainConfig(crop=(16, 64, 32)).crop_extents(3) == (16, 64, 32)
+    with pytest.raises(AbbeError, match="train.crop: 3 extents"):
+        TrainConfig(crop=(16, 64, 32)).crop_extents(2)
+    for crop in ((16, 0, 4), ()):
+        with pytest.raises(AbbeError, match="train.crop: expected at least 1"):
+            TrainConfig(crop=crop)

@@ -9,7 +9,9 @@ displacements of 10 px on a coarse 3 × 3 grid, interpolated cubically. The smoo
 follows the idea of Falk et al. 2019 (doi 10.1038/s41592-018-0261-2); the stain jitter that of Tellez et al.
 2018 (arXiv 1808.05896) with the stain vectors of Ruifrok and Johnston 2001.
 
-Z stacks are cropped and flipped along Z and changed in their planes, all alike, as if planes were channels.
+Z stacks are warped as the solids that they are, with one difference: they are turned and sheared in their planes
+only, since microscopes see along Z differently. Displacements are equally long along all axes in micrometres, where
+the voxel is known. Blur and illumination are those of the planes, all alike.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 
 from abbe.data.channels import LUMINANCE
 from abbe.data.sample import Sample
-from abbe.data.warp import Warp, mirror, upsample
+from abbe.data.warp import Warp, upsample
 from abbe.ops.labels import typical_diameter
 
 # Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
@@ -61,7 +63,7 @@ class AugmentConfig:
     elastic_probability: float = 0.3
     """Chance of a smooth elastic deformation."""
     elastic_sigma: float = 10.0
-    """Standard deviation of the coarse displacements, in pixels of the crop."""
+    """Standard deviation of the coarse displacements, in pixels of the crop along Y and X."""
     elastic_grid: int = 3
     """Coarse displacements along each axis of the crop."""
     invert_probability: float = 0.0
@@ -113,9 +115,7 @@ def augment(sample: Sample, config: AugmentConfig, generator: np.random.Generato
     their numbers; an object that the crop cuts keeps what is inside. Equal generators give equal crops.
     """
     anchor = _anchor(sample, config, generator)
-    if sample.image.ndim == 4:
-        sample = _crop_planes(sample, size[0], anchor, config, generator)
-    warp = _draw_warp(sample, size[-2:], anchor, config, generator)
+    warp = _draw_warp(sample, size, anchor, config, generator)
     return replace(
         sample,
         image=change_intensity(warp.linear(sample.image), config, generator),
@@ -138,29 +138,6 @@ def _anchor(sample: Sample, config: AugmentConfig, generator: np.random.Generato
     return tuple(int(axis[hits[0]]) for axis in places) if hits.size else None
 
 
-def _crop_planes(
-    sample: Sample,
-    planes: int,
-    anchor: tuple[int, ...] | None,
-    config: AugmentConfig,
-    generator: np.random.Generator,
-) -> Sample:
-    """Take consecutive planes of a stack, mirrored where it has too few, in either order."""
-    extent = sample.image.shape[1]
-    first, last = min(0, extent - planes), max(0, extent - planes)
-    if anchor is not None:
-        first, last = max(first, min(last, anchor[0] - planes + 1)), min(last, max(first, anchor[0]))
-    index = mirror(np.arange(planes) + generator.integers(first, last + 1), extent).astype(np.intp)
-    if config.flips and generator.random() < 0.5:
-        index = index[::-1]
-    return replace(
-        sample,
-        image=sample.image[:, index],
-        labels=None if sample.labels is None else sample.labels[index],
-        ignore=None if sample.ignore is None else sample.ignore[index],
-    )
-
-
 def _draw_warp(
     sample: Sample,
     size: tuple[int, ...],
@@ -168,39 +145,58 @@ def _draw_warp(
     config: AugmentConfig,
     generator: np.random.Generator,
 ) -> Warp:
-    matrix = _flips_and_turns(config, generator)
+    matrix = _flips_and_turns(len(size), config, generator)
     exact = True
     if generator.random() < config.affine_probability:
         matrix, exact = _free_affine(sample, config, generator) @ matrix, False
     displacement = None
     if generator.random() < config.elastic_probability:
-        coarse = generator.normal(0.0, config.elastic_sigma, (2, config.elastic_grid, config.elastic_grid))
-        displacement, exact = upsample(coarse, size), False
-    centre = _centre(sample.image.shape[-2:], size, matrix, anchor, generator)
-    if exact:  # so that pixels fall on pixels
+        displacement, exact = _draw_displacement(sample, size, config, generator), False
+    centre = _centre(sample.image.shape[1:], size, matrix, anchor, generator)
+    if displacement is None:  # pixels fall on pixels along the axes that keep their grid
         offset = (np.abs(matrix) @ size - 1) / 2
-        centre = np.rint(centre - offset) + offset
+        kept = (np.count_nonzero(matrix, axis=1) == 1) & (np.abs(matrix).max(axis=1) == 1)
+        centre = np.where(kept, np.rint(centre - offset) + offset, centre)
     return Warp(size, matrix, centre, displacement, exact)
 
 
-def _flips_and_turns(config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
-    """A random symmetry of the square, as a matrix from crop to image coordinates (y, x)."""
-    matrix = np.eye(2)
+def _draw_displacement(
+    sample: Sample, size: tuple[int, ...], config: AugmentConfig, generator: np.random.Generator
+) -> np.ndarray:
+    """Smooth displacements (axes, *size) in pixels, equally long along all axes in µm where those are known."""
+    axes = len(size)
+    coarse = generator.normal(0.0, config.elastic_sigma, (axes, *[config.elastic_grid] * axes))
+    if axes == 3 and sample.pixel_size is not None:
+        coarse[0] *= sample.pixel_size[-1] / sample.pixel_size[0]
+    return upsample(coarse, size)
+
+
+def _flips_and_turns(axes: int, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
+    """A random symmetry of the square, and of Z before it, as a matrix from crop to image coordinates ([z,] y, x)."""
+    matrix = np.eye(axes)
     if config.flips:
-        matrix = np.diag(generator.choice([-1.0, 1.0], 2))
+        matrix = np.diag(generator.choice([-1.0, 1.0], axes))
     if config.quarter_turns:
         quarter = np.array([[0.0, -1.0], [1.0, 0.0]])
-        matrix = np.linalg.matrix_power(quarter, int(generator.integers(4))) @ matrix
+        matrix = _of_plane(np.linalg.matrix_power(quarter, int(generator.integers(4))), axes) @ matrix
     return matrix
 
 
+def _of_plane(matrix: np.ndarray, axes: int) -> np.ndarray:
+    """A matrix for (y, x) as one for ([z,] y, x) that leaves z alone."""
+    whole = np.eye(axes)
+    whole[-2:, -2:] = matrix
+    return whole
+
+
 def _free_affine(sample: Sample, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
-    """Rotation, shear, anisotropy and scale, as a matrix from crop to image coordinates (y, x)."""
+    """Rotation, shear and anisotropy of planes, and scale, as a matrix from crop to image coordinates ([z,] y, x)."""
     angle = np.deg2rad(generator.uniform(-config.rotation, config.rotation))
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1.0, generator.uniform(-config.shear, config.shear)], [0.0, 1.0]])
     stretch = np.exp(generator.uniform(-config.anisotropy, config.anisotropy) / 2)
-    return rotation @ shear @ np.diag([stretch, 1 / stretch]) / _magnification(sample, config, generator)
+    plane = rotation @ shear @ np.diag([stretch, 1 / stretch])
+    return _of_plane(plane, sample.image.ndim - 1) / _magnification(sample, config, generator)
 
 
 def _magnification(sample: Sample, config: AugmentConfig, generator: np.random.Generator) -> float:
@@ -218,15 +214,15 @@ def _centre(
     anchor: tuple[int, ...] | None,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Centre of the crop in the image, (y, x): within the image as far as the crop fits."""
+    """Centre of the crop in the image, ([z,] y, x): within the image as far as the crop fits."""
     half = np.abs(matrix) @ size / 2
     opposite = np.array(extent) - half
     low, high = np.minimum(half, opposite) - 0.5, np.maximum(half, opposite) - 0.5
     if anchor is None:
         return generator.uniform(low, high)
     # The object may lie anywhere in the crop, not always at its centre.
-    inside = 0.45 * np.array(size) * generator.uniform(-1, 1, 2)
-    return np.clip(np.array(anchor[-2:]) + matrix @ inside, low, high)
+    inside = 0.45 * np.array(size) * generator.uniform(-1, 1, len(size))
+    return np.clip(np.array(anchor) + matrix @ inside, low, high)
 
 
 # ------------------------------------------------------------------------------------------------ grey values
@@ -363,5 +359,5 @@ def _log_uniform(bounds: tuple[float, float], generator: np.random.Generator) ->
 
 
 def _scaled(pixel_size: tuple[float, ...] | None, step: float) -> tuple[float, ...] | None:
-    """Pixel size of the crop; planes of a stack keep their distance."""
-    return None if pixel_size is None else (*pixel_size[:-2], *(size * step for size in pixel_size[-2:]))
+    """Pixel size of the crop."""
+    return None if pixel_size is None else tuple(size * step for size in pixel_size)

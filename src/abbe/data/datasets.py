@@ -5,7 +5,8 @@ What is understood, at any depth below a folder:
 - ``images/`` beside ``masks/`` or ``labels/`` or ``rois/``, with equal stems;
 - ``a.tif`` beside ``a_mask.tif`` (``_masks``, ``_label``, ``_labels``, ``_cp_masks``);
 - ``a.tif`` beside ``a.zip`` or ``a.roi``, regions of interest of ImageJ;
-- COCO annotations, a ``.json`` beside the images or beside their ``images/``.
+- COCO annotations, a ``.json`` beside the images or beside their ``images/``;
+- an OME-Zarr in the place of any image or mask file, also one whose own ``labels/`` holds the annotation.
 
 Folders ``train``, ``val`` and ``test`` on the way are splits.
 """
@@ -28,11 +29,13 @@ from abbe.data.channels import match_channels
 from abbe.data.coco import read_coco
 from abbe.data.image import Image
 from abbe.data.labels import ROI_SUFFIXES, read_labels
+from abbe.data.ome_zarr import is_zarr
 from abbe.data.read import read
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
+ZARR = ".zarr"
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ZARR)
 MASK_FOLDERS = ("masks", "labels", "rois")
 MASK_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label")
 SPLITS = {
@@ -86,7 +89,7 @@ def find_pairs(folder: str | Path) -> Pairs:
     pairs: list[Pair] = []
     unpaired: list[Path] = []
     for place, names, _ in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        names[:] = sorted(name for name in names if not name.startswith(".") and not name.lower().endswith(ZARR))
         found = _find_here(Path(place), root)
         pairs += found
         unpaired += found.unpaired
@@ -95,7 +98,8 @@ def find_pairs(folder: str | Path) -> Pairs:
     if not pairs:
         raise AbbeError(
             f"{root}: no pairs of image and labels ({len(set(unpaired))} unpaired files); expected images/ "
-            "beside masks/ with equal stems, a.tif beside a_mask.tif or ImageJ's a.zip, or COCO's .json"
+            "beside masks/ with equal stems, a.tif beside a_mask.tif or ImageJ's a.zip, COCO's .json, or a.ome.zarr "
+            "with labels inside"
         )
     used = {path for pair in pairs for path in (pair.image, pair.labels)}
     return Pairs(pairs, list(set(unpaired) - used))
@@ -139,12 +143,24 @@ def _find_coco(place: Path, images: Path, root: Path) -> Pairs | None:
 
 
 def _find_beside(place: Path, root: Path) -> Pairs:
-    """Images with their masks or regions in the same folder."""
+    """Images with their masks or regions in the same folder, or within themselves."""
     files = _files(place, suffixes=IMAGE_SUFFIXES + ROI_SUFFIXES)
     is_mask = {path: path.suffix in ROI_SUFFIXES or _stem(path).endswith(MASK_ENDINGS) for path in files}
     images = _by_stem([path for path in files if not is_mask[path]], place)
     masks = {_without_ending(stem): path for stem, path in _by_stem([p for p in files if is_mask[p]], place).items()}
-    return _join(images, masks, place, root)
+    inside = {stem: path for stem, image in images.items() if (path := _labels_inside(image)) is not None}
+    return _join(images, inside | masks, place, root)
+
+
+def _labels_inside(image: Path) -> Path | None:
+    """Find the labels that an OME-Zarr holds; None for other files, and where it holds none."""
+    if image.suffix.lower() != ZARR or not (image / "labels").is_dir():
+        return None
+    found = sorted(path for path in (image / "labels").iterdir() if is_zarr(path))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise AbbeError(f"{image}: holds {len(found)} label images ({names}); expected one, or the right one in masks/")
+    return found[0] if found else None
 
 
 def _masks_by_stem(folders: Sequence[Path]) -> dict[PurePath, Path]:
@@ -177,8 +193,18 @@ def _pair(
 
 
 def _files(folder: Path, deep: bool = False, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
-    paths: Iterator[Path] = folder.rglob("*") if deep else folder.glob("*")
-    return sorted(p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file())
+    """Files, and OME-Zarr folders as if they were files."""
+    return sorted(path for path in _entries(folder, deep) if path.suffix.lower() in suffixes)
+
+
+def _entries(folder: Path, deep: bool) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_file() or (path.is_dir() and path.suffix.lower() == ZARR):
+            yield path
+        elif deep and path.is_dir():
+            yield from _entries(path, deep)
 
 
 def _by_stem(paths: Sequence[Path], folder: Path) -> dict[PurePath, Path]:
@@ -279,14 +305,8 @@ def whole_plane(image: Image) -> np.ndarray:
 
 def whole_volume(image: Image) -> np.ndarray:
     """Read all of a stack as (C, Z, Y, X), in the file's type."""
-    if any(axis not in "CZYX" and extent > 1 for axis, extent in image.sizes.items()):
-        raise AbbeError(f"{image.name}: axes {image.axes}; expected one stack, ZYX or CZYX")
-    axes = [axis for axis in image.axes if axis in "CZYX"]
-    data = np.asarray(image.data[...]).reshape([image.sizes[axis] for axis in axes])
-    for axis in "CZ":
-        if axis not in axes:
-            data, axes = data[None], [axis, *axes]
-    return data.transpose([axes.index(axis) for axis in "CZYX"])
+    stack = image.volume()
+    return stack.box(tuple((0, extent) for extent in stack.extents))
 
 
 class Samples(Protocol):

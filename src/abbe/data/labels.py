@@ -55,7 +55,10 @@ def read_labels(
         return _draw_coco(path, shape, image_name, coco)
     if path.suffix.lower() in ROI_SUFFIXES:
         return Annotation(read_imagej_rois(path, shape).astype(np.int32, copy=False))
-    annotation = interpret_labels(*_mask_pixels(path), path.name)
+    pixels, rgb = _mask_pixels(path)
+    if len(shape) == 3 and shape[0] == 1 and pixels.ndim == 2:
+        pixels = pixels[None]  # a stack of one plane, whose mask is a plane
+    annotation = interpret_labels(pixels, rgb, path.name)
     if annotation.labels.shape != tuple(shape):
         found, expected = (" × ".join(map(str, extents)) for extents in (annotation.labels.shape, shape))
         raise AbbeError(f"{path}: labels of {found} pixels, but {image_name} has {expected}; expected the same")

@@ -1,4 +1,4 @@
-"""Samples brought to another pixel size, and what was found there brought back."""
+"""Samples brought to another pixel size."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
+from abbe.ops.resampling import resample as scale_axes
+from abbe.ops.resampling import weights
 
 
 def resample(sample: Sample, target_size: Sequence[float]) -> Sample:
     """Bring a sample to ``target_size`` µm per pixel along each axis, rounded to whole pixels of its field.
 
-    The image is interpolated linearly; labels and ignored pixels are taken from the nearest. AbbeError where
-    the sample does not know its pixel size.
+    The image is interpolated linearly, or averaged where it shrinks; labels and ignored pixels are taken from the
+    nearest. AbbeError where the sample does not know its pixel size.
     """
     if sample.pixel_size is None:
         wanted = " × ".join(f"{size:g}" for size in target_size)
@@ -37,11 +37,11 @@ def resample(sample: Sample, target_size: Sequence[float]) -> Sample:
 
 
 def resize(maps: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Interpolate maps (C, ...) linearly to ``shape``, float32: images to the model's grid, outputs back."""
-    if maps.shape[1:] == tuple(shape):
+    """Bring maps (C, ...) to ``shape``, float32, as the tiles of an image are: images to the model's grid."""
+    old = maps.shape[1:]
+    if old == tuple(shape):
         return maps
-    x = torch.from_numpy(np.ascontiguousarray(maps, dtype=np.float32))[None]
-    return F.interpolate(x, tuple(shape), mode="bilinear" if x.ndim == 4 else "trilinear")[0].numpy()
+    return scale_axes(maps, [weights(0, n, n, m)[1] for n, m in zip(shape, old, strict=True)])
 
 
 def pick(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:

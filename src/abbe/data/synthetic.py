@@ -12,8 +12,7 @@ read in any order: :class:`LazyField`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -185,7 +184,7 @@ class LazyField:
 
     def _make_image(self, row: int, column: int) -> np.ndarray:
         generator = np.random.default_rng([self.config.seed, row, column])
-        return _expose(self._light(row, column)[1], self.config, generator)
+        return expose(self._light(row, column)[1], self.config, generator)
 
     def _make_light(self, row: int, column: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels and mean photons of one block."""
@@ -275,7 +274,7 @@ def _interpolation(extent: int, margin: int, count: int) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ the camera
 
 
-def _expose(light: np.ndarray, config: FluorescenceField, generator: np.random.Generator) -> np.ndarray:
+def expose(light: np.ndarray, config: FluorescenceField, generator: np.random.Generator) -> np.ndarray:
     """Turn mean photons into the grey values, uint16, of one exposure."""
     electrons = _shot_noise(light, generator)
     electrons += np.float32(config.read_noise) * generator.standard_normal(light.shape, dtype=np.float32)
@@ -338,65 +337,13 @@ def _render(outline: np.ndarray, texture: float, generator: np.random.Generator)
     place = np.arctan2(y, x) % (2 * np.pi) * (ANGLES / (2 * np.pi))
     relative = np.hypot(y, x) / np.interp(place, np.arange(ANGLES + 1), np.append(outline, outline[0]))
     inside = relative <= 1
-    grain = sum(_grain(relative.shape, outline.mean() / scale, generator) for scale in (3, 8))
-    stamp = (0.5 + 0.5 * np.sqrt(np.clip(1 - relative**2, 0, 1))) * np.exp(texture * grain / math.sqrt(2))
+    grains = sum(grain(relative.shape, outline.mean() / scale, generator) for scale in (3, 8))
+    stamp = (0.5 + 0.5 * np.sqrt(np.clip(1 - relative**2, 0, 1))) * np.exp(texture * grains / math.sqrt(2))
     stamp /= stamp[inside].mean()
     return np.where(inside, np.maximum(stamp, 1e-3), 0).astype(np.float32)
 
 
-def _grain(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) -> np.ndarray:
-    """Smooth noise of mean 0 and deviation 1."""
+def grain(shape: tuple[int, ...], sigma: Any, generator: np.random.Generator) -> np.ndarray:
+    """Smooth noise of mean 0 and deviation 1; ``sigma`` in pixels, one for all axes or one for each."""
     noise = ndimage.gaussian_filter(generator.standard_normal(shape), sigma, mode="wrap")
     return (noise - noise.mean()) / max(float(noise.std()), 1e-9)
-
-
-# ---------------------------------------------------------------------------------------------------- stacks
-
-
-@dataclass(frozen=True)
-class NucleiVolume:
-    """A small stack of ellipsoids; lengths in µm."""
-
-    shape: tuple[int, int, int] = (24, 128, 128)
-    """(Z, Y, X), in voxels."""
-    voxel: tuple[float, float, float] = (1.0, 0.325, 0.325)
-    """Extent of a voxel."""
-    count: int = 20
-    """Nuclei that are proposed; those without room are left out."""
-    diameter: float = 8.0
-    """Median diameter of a nucleus."""
-    blur: tuple[float, float, float] = (0.8, 0.15, 0.15)
-    """Standard deviation of the point-spread function."""
-    camera: FluorescenceField = field(default_factory=FluorescenceField)
-    """Photons, background, texture, brightness and camera."""
-    seed: int = 0
-    """Of everything random."""
-
-
-def nuclei_volume(config: NucleiVolume) -> Simulated:
-    """Simulate a stack of nuclei with voxels of any proportions, in memory."""
-    generator, camera = np.random.default_rng([config.seed, 3]), config.camera
-    voxel = np.array(config.voxel)
-    grids = [np.arange(extent) * step for extent, step in zip(config.shape, voxel)]
-    labels, emission = np.zeros(config.shape, np.int32), np.zeros(config.shape)
-    for _ in range(config.count):
-        inside = _ellipsoid(grids, config.diameter, generator)
-        brightness = math.exp(camera.brightness_spread * generator.normal())
-        if not labels[inside].any() and inside.any():
-            labels[inside] = labels.max() + 1
-            emission[inside] = brightness
-    grain = ndimage.gaussian_filter(generator.standard_normal(config.shape), config.diameter / 10 / voxel)
-    emission *= np.exp(camera.texture * grain / max(float(grain.std()), 1e-9))
-    light = ndimage.gaussian_filter(emission, np.array(config.blur) / voxel) * camera.photons + camera.background
-    expected = (camera.offset + camera.gain * light).astype(np.float32)
-    return Simulated(_expose(light, camera, generator), labels, expected, config.voxel)
-
-
-def _ellipsoid(grids: Sequence[np.ndarray], diameter: float, generator: np.random.Generator) -> np.ndarray:
-    """A mask (Z, Y, X) of an ellipsoid at a random place, with random axes."""
-    centre = [generator.uniform(grid[0], grid[-1]) for grid in grids]
-    rotation = np.linalg.qr(generator.normal(size=(3, 3)))[0]
-    semi_axes = diameter / 2 * np.exp(generator.uniform(-0.25, 0.25, 3))
-    z, y, x = np.meshgrid(*(grid - c for grid, c in zip(grids, centre)), indexing="ij", sparse=True)
-    rows = (rotation / semi_axes[:, None]).tolist()
-    return sum((a * z + b * y + c * x) ** 2 for a, b, c in rows) <= 1

@@ -43,6 +43,7 @@ class Objective:
 
 
 _UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
+_UNET_3D = "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation"
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
 
 ENTRIES = {
@@ -66,6 +67,11 @@ ENTRIES = {
     "unet_falk_3d_tiny": Entry(
         "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
     ),
+    "unet_3d": Entry("backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances"),
+    "unet_3d_small": Entry(
+        "backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances", "nuclei_3d"
+    ),
+    "unet_3d_tiny": Entry("backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances"),
     "unet_residual": Entry(
         "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances", "nuclei"
     ),

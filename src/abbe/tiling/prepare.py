@@ -75,7 +75,7 @@ class Predictor:
         return partial(Predictor, device=self.device, precision=self.precision, backend=self.backend), (self.method,)
 
     def __call__(self, windows: np.ndarray) -> Maps:
-        """Compute maps (B, K, Y, X), float32, of windows (B, C, Y, X), in parts if memory is short.
+        """Compute maps (B, K, [Z,] Y, X), float32, of windows (B, C, [Z,] Y, X), in parts if memory is short.
 
         Windows of one channel are repeated for a network that takes more.
         """
@@ -100,14 +100,17 @@ class Predictor:
 
     def _torch(self, method: Method) -> Callable[[np.ndarray], Maps]:
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        layout = torch.contiguous_format if self.precision == "exact" else torch.channels_last
+        spatial = len(method.geometry.multiple)
+        channels_last = torch.channels_last if spatial == 2 else torch.channels_last_3d
+        layout = torch.contiguous_format if self.precision == "exact" else channels_last
         ready: Any = prepared_copy(method, fold=self.precision != "exact")
         ready = ready.to(self.device, dtype).to(memory_format=layout)
 
         @torch.inference_mode()
         def compute(windows: np.ndarray) -> Maps:
             x = torch.from_numpy(windows).to(self.device, dtype)
-            x = x.expand(-1, method.in_channels if x.shape[1] == 1 else -1, -1, -1).contiguous(memory_format=layout)
+            channels = method.in_channels if x.shape[1] == 1 else -1
+            x = x.expand(-1, channels, *[-1] * spatial).contiguous(memory_format=layout)
             return {name: maps.float().cpu().numpy() for name, maps in ready.predict(x).items()}
 
         return compute
@@ -116,12 +119,12 @@ class Predictor:
         import openvino
 
         maps = _NamedMaps(prepared_copy(method, fold=True))
-        channels = _in_channels(maps)
+        channels, spatial = _in_channels(maps), len(method.geometry.multiple)
         example = torch.zeros(1, channels, *_example_extents(method.geometry))
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of what is fixed by design, such as checks of extents
             maps(example)
-            converted = openvino.convert_model(maps, example_input=example, input=[-1, channels, -1, -1])
+            converted = openvino.convert_model(maps, example_input=example, input=[-1, channels, *[-1] * spatial])
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),

@@ -34,20 +34,24 @@ def _native_bfloat16(accelerator: str) -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory formats of images and of volumes, by the axes of a batch."""
+
+
 @torch.no_grad()
 def to_channels_last(module: nn.Module) -> None:
-    """Lay out 4-D parameters with channels last, which convolutions compute faster."""
+    """Lay out the kernels of convolutions with channels last, which they compute faster."""
     for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        if parameter.ndim in LAYOUTS:
+            parameter.data = parameter.data.contiguous(memory_format=LAYOUTS[parameter.ndim])
 
 
 def batch_to_channels_last(batch: dict[str, Any]) -> dict[str, Any]:
-    """Lay out 4-D floating-point tensors with channels last."""
+    """Lay out floating-point tensors of images and volumes with channels last."""
     return {name: _channels_last(value) for name, value in batch.items()}
 
 
 def _channels_last(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point():
-        return value.contiguous(memory_format=torch.channels_last)
+    if isinstance(value, torch.Tensor) and value.ndim in LAYOUTS and value.is_floating_point():
+        return value.contiguous(memory_format=LAYOUTS[value.ndim])
     return value

@@ -48,8 +48,8 @@ class TrainConfig:
     """Optimizer steps between two epoch ends; 0: as many as there are batches in the training set."""
     batch_size: int = 8
     """Samples per step, over all devices together; they share them equally."""
-    crop: int = 256
-    """Side of the square crops that the network sees, in pixels."""
+    crop: int | tuple[int, ...] = 256
+    """Crops that the network sees, in pixels: their side, or their extents along (Z,) Y and X."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW (no decay of norms and biases), Adam, or SGD with momentum."""
     learning_rate: float = 1e-3
@@ -89,8 +89,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise AbbeError(f"train.{name}: expected at least {least}, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if (min(value, default=0) if isinstance(value, tuple) else value) < least:
+                raise AbbeError(f"train.{name}: expected at least {least}, found {value}")
         if not 0 <= self.ema_decay < 1:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")
         if self.batch_size % self.processes:
@@ -105,6 +106,13 @@ class TrainConfig:
         """Devices of all machines, each with a process of its own."""
         return self.devices * self.nodes
 
+    def crop_extents(self, axes: int) -> tuple[int, ...]:
+        """Give the extents of crops for a network of so many spatial axes."""
+        extents = self.crop if isinstance(self.crop, tuple) else (self.crop,) * axes
+        if len(extents) != axes:
+            raise AbbeError(f"train.crop: {len(extents)} extents {extents}, but the network has {axes} spatial axes")
+        return extents
+
 
 @dataclass
 class DataConfig:
@@ -112,6 +120,8 @@ class DataConfig:
 
     paths: list[str] = field(default_factory=list)
     """Folders with annotated images."""
+    simulated: dict[str, int] = field(default_factory=dict)
+    """Stacks of nuclei to simulate where no folder is given: how many for ``train`` and ``val``, and their ``seed``."""
     weights: list[float] = field(default_factory=list)
     """How often samples come from each folder, relative to the others; empty: by the number of images."""
     validation_fraction: float = 0.15
@@ -145,7 +155,7 @@ class Recipe:
     diameter: tuple[float, float] | None = None
     """Range of object diameters, in pixels, that the trained model will know."""
     pixel_size: tuple[float, ...] | None = None
-    """µm per pixel along Y and X to which images are brought, in training and in use; None: as they come."""
+    """µm per pixel along (Z,) Y and X to which images are brought, in training and in use; None: as they come."""
     licence: str = ""
     """Licence of the weights that come out."""
     data: DataConfig = field(default_factory=DataConfig)

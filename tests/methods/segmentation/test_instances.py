@@ -17,6 +17,7 @@ from abbe.contract import Method
 from abbe.data.sample import Sample
 from abbe.data.synthetic import FluorescenceField, fluorescence_field
 from abbe.errors import AbbeError
+from abbe.methods.backbones.unet_3d import UNet3DConfig, build
 from abbe.methods.backbones.unet_residual import UNetResidual
 from abbe.methods.segmentation.instances import (
     InstancesConfig,
@@ -89,6 +90,27 @@ def test_the_edge_of_the_image_is_no_border() -> None:
     assert (relative_depth(np.ones((5, 6), np.int32)) == 1).all()
 
 
+@given(st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)), st.integers(1, 3), st.integers(0, 999))
+@settings(deadline=None, max_examples=30)
+def test_depth_in_stacks_is_measured_in_micrometres(shape: tuple[int, int, int], number: int, seed: int) -> None:
+    rng, voxel = np.random.default_rng(seed), (2.0, 0.5, 0.7)
+    labels = np.zeros(shape, np.int32)
+    for label in range(1, number + 1):
+        z, y, x = (rng.integers(0, extent) for extent in shape)
+        labels[z : z + rng.integers(1, 4), y : y + rng.integers(1, 6), x : x + rng.integers(1, 6)] = label
+    places = np.argwhere(np.ones(shape)) * voxel
+    expected = np.zeros(shape)
+    for label in range(1, labels.max() + 1):
+        inside, outside = places[labels.ravel() == label], places[labels.ravel() != label]
+        if len(inside):
+            nearest = np.sqrt(((inside[:, None] - outside[None]) ** 2).sum(-1)).min(1) if len(outside) else np.ones(1)
+            expected[labels == label] = nearest / nearest.max()
+    np.testing.assert_allclose(relative_depth(labels, voxel), expected, atol=1e-6)
+    sample = Sample(np.zeros((1, *shape), np.float32), labels, pixel_size=voxel)
+    made = InstanceSegmentation(nn.Identity()).prepare(sample, rng)
+    np.testing.assert_allclose(made["maps"][1], expected, atol=1e-6)
+
+
 def test_prepare_gives_foreground_depth_and_what_is_known() -> None:
     labels, ignore = touching_discs(), np.zeros((48, 64), bool)
     ignore[:10] = True
@@ -112,6 +134,20 @@ def test_touching_discs_come_apart() -> None:
     matches = match(labels, decode(exact_maps(labels))["labels"])
     assert matches.n_predicted == 2
     assert sorted(matches.iou)[-2] > 0.9
+
+
+def test_touching_balls_come_apart() -> None:
+    z, y, x = np.mgrid[:16, :40, :60]
+    labels = np.zeros(z.shape, np.int32)
+    for number, (cz, cy, cx) in enumerate([(7, 18, 15), (8, 20, 34), (9, 22, 50)], 1):
+        labels[((z - cz) / 5) ** 2 + ((y - cy) / 10) ** 2 + ((x - cx) / 10) ** 2 < 1] = number
+    assert ndimage.label(labels > 0)[1] == 1
+    depth = smooth(torch.from_numpy(relative_depth(labels, (2.0, 1.0, 1.0)))[None, None])[0].numpy()
+    found = InstanceSegmentation(nn.Identity()).decode(
+        {"foreground": np.where(labels > 0, 9.0, -9.0)[None], "depth": depth}
+    )
+    assert found["labels"].max() == 3
+    assert (found["labels"] != labels).mean() < 0.01
 
 
 def test_exact_maps_of_a_crowded_field_give_its_objects_back() -> None:
@@ -266,6 +302,15 @@ def test_smoothing_keeps_constants_up_to_the_border() -> None:
     torch.testing.assert_close(smooth(torch.full((1, 1, 6, 7), 0.3)), torch.full((1, 1, 6, 7), 0.3))
 
 
+@pytest.mark.parametrize("shape", [(9, 14), (5, 9, 14), (1, 1, 6)])
+def test_smoothing_is_two_means_along_each_axis(shape: tuple[int, ...]) -> None:
+    maps = np.random.default_rng(0).normal(size=shape)
+    expected = maps
+    for axis in (*range(len(shape)), *range(len(shape))):
+        expected = ndimage.uniform_filter1d(expected, 3, axis, mode="nearest")
+    np.testing.assert_allclose(smooth(torch.from_numpy(maps)[None, None])[0, 0].numpy(), expected, atol=1e-12)
+
+
 def test_dice_loss_ends_at_zero_and_one() -> None:
     target = torch.zeros(1, 40, 40)
     target[:, 10:30, 10:30] = 1
@@ -295,6 +340,26 @@ def test_an_image_without_annotation_has_a_finite_loss() -> None:
     batch = {"image": torch.zeros(2, 1, 8, 8), "maps": torch.zeros(2, 3, 8, 8)}
     losses = method.training_step(batch, generator=torch.Generator())
     assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_two_touching_balls_are_learned() -> None:
+    torch.manual_seed(0)
+    method = InstanceSegmentation(build(UNet3DConfig(width=4, levels=(1, 2, 2))))
+    assert isinstance(method, Method)
+    labels = np.broadcast_to(touching_discs()[::2, ::2], (8, 24, 32)).copy()
+    labels[[0, 7]] = 0
+    rng = np.random.default_rng(0)
+    image = ((labels > 0) + 0.1 * rng.normal(size=labels.shape)).astype(np.float32)[None]
+    batch = {name: tensor[None] for name, tensor in method.prepare(Sample(image, labels), rng).items()}
+    optimizer = torch.optim.Adam(method.parameters(), 1e-2)
+    for _ in range(60):
+        loss = method.train().training_step(batch, generator=torch.Generator())["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        maps = {name: values[0].numpy() for name, values in method.eval().predict(batch["image"]).items()}
+    assert method.score([method.decode(maps)], [{"labels": labels}])["ap75"] == 1
 
 
 def test_two_touching_discs_are_learned() -> None:

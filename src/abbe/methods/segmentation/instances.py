@@ -10,6 +10,8 @@ The depth of a pixel is its distance to the border of its object, divided by the
 border, 1 in the middle, whatever the size. Objects that touch are two hills with a valley between them. A summit counts
 if it is prominent: if one has to go down far enough before one can rise to a higher one.
 
+Stacks are treated as solids: in the target of voxels with coarse planes, distances are in micrometres.
+
 Every connected region of foreground is decoded by itself, which is what lets :mod:`abbe.tiling.merge` put tiles
 together exactly; the cost grows linearly with the pixels. Other targets that were tried are listed, with what they
 scored on the validation split, in the documentation's page on segmentation.
@@ -35,6 +37,9 @@ from abbe.errors import AbbeError
 from abbe.metrics.instances import match, scores
 from abbe.nn.receptive_field import receptive_halo
 from abbe.ops.totals import batch_total
+
+THREE = slice(None, -2), slice(1, -1), slice(2, None)
+"""The neighbours before, the pixels themselves and the neighbours behind, of a padded axis."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class InstanceSegmentation(nn.Module):
     Parameters
     ----------
     network
-        Maps (B, C, Y, X) to (B, 2, Y, X); has ``multiple``, the stride of its coarsest level, and ``in_channels``.
+        Maps (B, C, [Z,] Y, X) to (B, 2, [Z,] Y, X); has ``in_channels`` and ``multiple``, the stride of its coarsest
+        level: one number for both axes of a plane, or one for each axis.
     config
         Loss weights and thresholds.
     """
@@ -85,25 +91,26 @@ class InstanceSegmentation(nn.Module):
     @cached_property
     def geometry(self) -> Geometry:
         """Halo of network and smoothing together, found by probing."""
-        multiple = (int(self.network.multiple),) * 2  # type: ignore[arg-type]
-        return Geometry(receptive_halo(self, self.in_channels, multiple), multiple)
+        stride: Any = self.network.multiple
+        multiple = (stride,) * 2 if isinstance(stride, int) else tuple(stride)
+        return Geometry(receptive_halo(self, self.in_channels, multiple), multiple, (0,) * len(multiple))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute foreground logit and smoothed depth, (B, 2, Y, X)."""
+        """Compute foreground logit and smoothed depth, (B, 2, [Z,] Y, X)."""
         return torch.cat(list(self.predict(x).values()), dim=1)
 
     def prepare(self, sample: Sample, generator: np.random.Generator) -> dict[str, torch.Tensor]:
         """Make image, foreground and depth; pixels that nobody annotated get weight 0."""
         if sample.labels is None:
             raise AbbeError(f"{sample.name}: has no labels to learn from")
-        depth = relative_depth(sample.labels)
+        depth = relative_depth(sample.labels, sample.pixel_size if sample.labels.ndim == 3 else None)
         known = np.ones(depth.shape, np.float32) if sample.ignore is None else (~sample.ignore).astype(np.float32)
-        maps = np.stack([sample.labels > 0, depth, known]).astype(np.float32)  # (3, Y, X)
+        maps = np.stack([sample.labels > 0, depth, known]).astype(np.float32)  # (3, [Z,] Y, X)
         return {"image": torch.from_numpy(sample.image), "maps": torch.from_numpy(maps)}
 
     def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute cross-entropy and Dice loss of the foreground, and the absolute error of the depth."""
-        foreground, depth, known = batch["maps"].unbind(1)  # (B, Y, X) each
+        foreground, depth, known = batch["maps"].unbind(1)  # (B, [Z,] Y, X) each
         logit, raw = self.network(batch["image"]).float().unbind(1)
         total = batch_total(known.sum()).clamp(min=1)
         entropy = (F.binary_cross_entropy_with_logits(logit, foreground, reduction="none") * known).sum() / total
@@ -114,7 +121,7 @@ class InstanceSegmentation(nn.Module):
         return {"loss": loss, "entropy": entropy, "overlap": overlap, "depth": error}
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Compute foreground logit and smoothed depth, (B, 1, Y, X) each."""
+        """Compute foreground logit and smoothed depth, (B, 1, [Z,] Y, X) each."""
         logit, raw = self.network(x).split(1, dim=1)
         return {"foreground": logit, "depth": smooth(raw.float().sigmoid())}
 
@@ -146,10 +153,17 @@ class InstanceSegmentation(nn.Module):
         return scores([match(true["labels"], found["labels"], true.get("ignore")) for found, true in pairs])
 
 
-def relative_depth(labels: np.ndarray) -> np.ndarray:
-    """Give each pixel's distance to the border of its object over the largest in that object, (Y, X) in [0, 1].
+def relative_depth(labels: np.ndarray, pixel_size: Sequence[float] | None = None) -> np.ndarray:
+    """Give each pixel's distance to the border of its object over the largest in that object, [0, 1].
 
     The edge of the image is no border: an object that it cuts goes on behind it.
+
+    Parameters
+    ----------
+    labels
+        ([Z,] Y, X).
+    pixel_size
+        Extents of a pixel along each axis, in any unit; equal ones unless given.
     """
     depth = np.zeros(labels.shape, np.float32)
     for number, box in enumerate(ndimage.find_objects(labels), 1):
@@ -161,7 +175,7 @@ def relative_depth(labels: np.ndarray) -> np.ndarray:
         if padded.all():
             depth[box][inside] = 1.0
             continue
-        distance = ndimage.distance_transform_edt(padded)
+        distance = ndimage.distance_transform_edt(padded, sampling=pixel_size)
         core = tuple(slice(low, low + extent) for (low, _), extent in zip(sides, inside.shape, strict=True))
         depth[box][inside] = (distance[core] / distance.max())[inside]
     return depth
@@ -169,17 +183,23 @@ def relative_depth(labels: np.ndarray) -> np.ndarray:
 
 def dice_loss(probability: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """One minus the soft Dice overlap (Milletari et al. 2016, arXiv:1606.04797), mean over the batch."""
-    both = (probability * target).sum(dim=(1, 2))
-    either = (probability + target).sum(dim=(1, 2))
+    both = (probability * target).flatten(1).sum(dim=1)
+    either = (probability + target).flatten(1).sum(dim=1)
     return (1 - (2 * both + 1) / (either + 1)).mean()
 
 
 def smooth(maps: torch.Tensor) -> torch.Tensor:
-    """Average twice over 3x3 pixels, (B, C, Y, X), nearly a Gaussian of 1.15 px; the border pixels are repeated."""
+    """Average twice over 3 pixels along each axis, (B, C, [Z,] Y, X), nearly a Gaussian of 1.15 px.
+
+    The border pixels are repeated.
+    """
+    spatial = maps.ndim - 2
     for _ in range(2):
-        maps = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-        maps = (maps[..., :-2] + maps[..., 1:-1] + maps[..., 2:]) / 3
-        maps = (maps[..., :-2, :] + maps[..., 1:-1, :] + maps[..., 2:, :]) / 3
+        maps = F.pad(maps, (1, 1) * spatial, mode="replicate")
+        for after in range(spatial):
+            rest = (slice(None),) * after
+            before, here, behind = (maps[(..., part, *rest)] for part in THREE)
+            maps = (before + here + behind) / 3
     return maps
 
 

@@ -22,7 +22,7 @@ from abbe.tiling.grid import fit
 GIB = 2**30
 LONG = 16
 """Tiles from which a run is announced."""
-PROCESS = 420 * 2**20
+PROCESS = 510 * 2**20
 """Bytes of Python, its libraries and a model, before the first pixel."""
 AT_HAND = 48
 """Bytes per pixel of a tile for what is read ahead, decoded and measured while the network computes."""

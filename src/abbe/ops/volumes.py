@@ -161,12 +161,15 @@ def _entries(labels: np.ndarray, runs: Runs) -> np.ndarray:
     planes = max(1, SLAB // max(height * width, 1))
     counts = np.zeros((len(DIRECTIONS), len(runs.labels)), dtype=np.int64)
     before = np.zeros((1, height + 2, width + 2), dtype=np.int32)
+    # With a rim of background, a step in any direction is one offset among the voxels in memory.
+    offsets = DIRECTIONS @ [before.size, width + 2, 1]
+    first = before.size + width + 3
     for top in range(0, depth, planes):
         slab = np.concatenate([before, np.pad(_numbers(labels, runs, top, planes), ((0, 0), (1, 1), (1, 1)))])
-        here, before = slab[1:, 1:-1, 1:-1], slab[-1:]
-        for count, (dz, dy, dx) in zip(counts, DIRECTIONS):
-            came_from = slab[1 - dz : len(slab) - dz, 1 - dy : height + 1 - dy, 1 - dx : width + 1 - dx]
-            entered = here[here != came_from]
+        before, voxels = slab[-1:], slab.ravel()
+        here = voxels[first:]
+        for count, offset in zip(counts, offsets):
+            entered = here[here != voxels[first - offset : len(voxels) - offset]]
             count += np.bincount(entered, minlength=len(runs.labels) + 1)[1:]
     return counts.T
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Warp:
     """Every place is a pixel: nothing to interpolate."""
 
     def __post_init__(self) -> None:
-        crop = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in self.size), indexing="ij", sparse=True)
+        crop = list(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in self.size), indexing="ij", sparse=True))
         if self.displacement is not None:
             crop = [place + shift for place, shift in zip(crop, self.displacement, strict=True)]
         rows = zip(self.centre, self.matrix, strict=True)
@@ -49,7 +50,8 @@ class Warp:
         """Look up the nearest pixel of ``array`` (..., [Z,] Y, X)."""
         extents = array.shape[-len(self.size) :]
         index = [mirror(np.rint(place).astype(np.intp), n) for place, n in zip(self.places, extents, strict=True)]
-        return array[(..., *np.broadcast_arrays(*index))]
+        everywhere: tuple[Any, ...] = (..., *np.broadcast_arrays(*index))
+        return array[everywhere]
 
     def linear(self, array: np.ndarray) -> np.ndarray:
         """Interpolate ``array`` (..., [Z,] Y, X) linearly, or where it shrinks, average each pixel's footprint."""
@@ -70,7 +72,8 @@ def interpolate(array: np.ndarray, places: tuple[np.ndarray, ...], shifts: list[
     shape = np.broadcast_shapes(*(place.shape for place in places))
     margin = np.max(np.abs(shifts), axis=0)
     spans = [span(place, pad, n) for place, pad, n in zip(places, margin, extents)]
-    part = array[(..., *(slice(start, stop) for start, stop in spans))]
+    needed: tuple[Any, ...] = (..., *(slice(start, stop) for start, stop in spans))
+    part = array[needed]
     window = torch.from_numpy(np.ascontiguousarray(part)).reshape(1, -1, *part.shape[-axes:])
     total = torch.zeros(())
     for shift in shifts:

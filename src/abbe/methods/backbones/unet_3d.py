@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-Extents = tuple[int, ...]
+Extents = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,18 @@ class UNet3DConfig:
     def kernels(self) -> list[Extents]:
         """Extents of the convolutions of each level, finest first."""
         depth = max(self.levels)
-        return [tuple(1 if level < depth - n else 3 for n in self.levels) for level in range(depth + 1)]
+        return [self._where_halved(level, 3) for level in range(depth + 1)]
 
     @property
     def pools(self) -> list[Extents]:
         """Extents of the pooling below each level but the last."""
         depth = max(self.levels)
-        return [tuple(1 if level < depth - n else 2 for n in self.levels) for level in range(depth)]
+        return [self._where_halved(level, 2) for level in range(depth)]
+
+    def _where_halved(self, level: int, extent: int) -> Extents:
+        """``extent`` along the axes that have come into play at a level, 1 along the others."""
+        z, y, x = (extent if level >= max(self.levels) - n else 1 for n in self.levels)
+        return z, y, x
 
 
 class UNet3D(nn.Module):
@@ -105,8 +110,7 @@ def double_convolution(in_channels: int, middle: int, out_channels: int, kernel:
 
 def convolution(in_channels: int, out_channels: int, kernel: Extents) -> tuple[nn.Module, ...]:
     """Give convolution, normalisation and ReLU side by side, so that inference can fold the first two into one."""
-    padding = tuple(extent // 2 for extent in kernel)
-    convolved = nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False)  # type: ignore[arg-type]
+    convolved = nn.Conv3d(in_channels, out_channels, kernel, padding="same", bias=False)
     return convolved, nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)
 
 

@@ -172,6 +172,21 @@ def test_all_planes_and_times_are_done_one_by_one(
     assert "time" not in one.objects
 
 
+def test_all_channels_are_done_one_by_one(
+    bright: Model, plain: SegmentSettings, discs: Draw, same_objects: Same, tmp_path: Path
+) -> None:
+    drawn = [discs(number=2 + i, seed=i) for i in range(2)]
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack([image for image, _ in drawn]), metadata=metadata)
+    found = bright.predict(tmp_path / "a.ome.tif", dataclasses.replace(plain, channel="all"))
+    assert all(same_objects(found.labels[i], drawn[i][1]) for i in range(2))
+    assert found.objects.groupby("channel").size().to_dict() == {"DAPI": 2, "GFP": 3}
+    found.save(tmp_path / "out")
+    with tifffile.TiffFile(tmp_path / "out" / "a_labels.tif") as file:
+        assert file.series[0].axes == "CYX"
+        assert np.array_equal(file.asarray(), found.labels)
+
+
 def test_the_planes_of_a_stack_share_their_brightness(bright: Model, plain: SegmentSettings, discs: Draw) -> None:
     """A plane out of focus, whose noise would be stretched to full contrast alone, stays empty."""
     image, _ = discs()

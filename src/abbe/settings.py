@@ -13,7 +13,7 @@ class ImageSettings:
     axes: str | None = None
     """Names of the image's axes in order, letters of TCZYX, where the file does not tell them."""
     channel: int | str | None = None
-    """Channel to take, by number from 0 or by name."""
+    """Channel to take, by number from 0 or by name, or all of them one by one."""
     z: int | Literal["all"] | None = None
     """Plane to take of a z stack, from 0, or all of them one by one; a model of volumes takes the whole stack."""
     time: int | Literal["all"] | None = None

@@ -200,8 +200,8 @@ def test_what_cannot_be_said_is_an_error(tmp_path):
     for write in (write_imagej_rois, write_geojson):
         with pytest.raises(AbbeError, match="outlines are drawn of whole numbers, not of float64"):
             write(tmp_path / "a", np.zeros((3, 4)))
-        with pytest.raises(AbbeError, match=r"labels of shape \(2, 3, 4\) and axes CYX; expected \(Y, X\)"):
-            write(tmp_path / "a", np.zeros((2, 3, 4), int), axes="CYX")
+        with pytest.raises(AbbeError, match=r"labels of shape \(2, 3, 4\) and axes SYX; expected \(Y, X\)"):
+            write(tmp_path / "a", np.zeros((2, 3, 4), int), axes="SYX")
     with pytest.raises(AbbeError, match="ImageJ ROIs reach 32767 pixels"):
         write_imagej_rois(tmp_path / "a.zip", np.zeros((1, 40_000), np.uint8))
     (tmp_path / "bad.zip").write_text("no zip")

@@ -54,6 +54,17 @@ def test_a_frame_is_judged_by_its_stack_where_planes_are_looped() -> None:
     assert select(image, ImageSettings(z=1, time="all")).around(2).axes == "CYX"
 
 
+def test_channels_are_looped_when_asked_for() -> None:
+    image = read(stack("CZYX"), axes="CZYX")
+    image.channels = ("DAPI", "GFP")
+    series = select(image, ImageSettings(channel="all", z="all"))
+    assert (series.axes, series.shape) == ("CZ", (2, 4))
+    assert series.names(5) == {"C": "GFP", "Z": 1}
+    assert np.array_equal(series[5].box(((0, 5), (0, 6)))[0], stack("CZYX")[1, 1])
+    assert np.array_equal(series.around(5).box(((0, 4), (0, 5), (0, 6)))[0], stack("CZYX")[1])
+    assert select(image, ImageSettings(channel="gfp", z=0)).axes == ""
+
+
 def test_frames_that_do_not_exist_are_index_errors() -> None:
     series = Series(read(stack("YX")))
     assert len(series) == 1

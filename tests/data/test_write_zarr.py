@@ -251,8 +251,8 @@ def test_what_cannot_be_written_is_told(tmp_path):
     for first, block in (((29, 29), labels[:2, :2]), ((-1, 0), labels[:2, :2]), ((0, 0, 0), labels[:2, :2])):
         with pytest.raises(ValueError, match="is outside of"):
             ZarrLabels(tmp_path / "b", (30, 30), dtype="u1").write(first, block)
-    with pytest.raises(AbbeError, match=r"labels of shape \(3, 4, 5\) and axes CYX; expected \(Y, X\)"):
-        write_labels_zarr(tmp_path / "c.zarr", np.zeros((3, 4, 5), int), axes="CYX")
+    with pytest.raises(AbbeError, match=r"labels of shape \(3, 4, 5\) and axes SYX; expected \(Y, X\)"):
+        write_labels_zarr(tmp_path / "c.zarr", np.zeros((3, 4, 5), int), axes="SYX")
     assert contents(tmp_path) == ["b", "file"]
 
 

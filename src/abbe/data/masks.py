@@ -56,6 +56,7 @@ def read_masks(labels: Any, image: Any, settings: ImageSettings) -> tuple[Series
     chosen = {
         "z": settings.z if mask.sizes.get("Z", 1) > 1 else None,
         "time": settings.time if mask.sizes.get("T", 1) > 1 else None,
+        "channel": "all" if settings.channel == "all" and mask.n_channels > 1 else None,
     }
     masks = select(mask, ImageSettings(**chosen), dimensions)  # type: ignore[arg-type]
     if series is not None and (masks.shape, masks[0].extents) != (series.shape, series[0].extents):
@@ -69,7 +70,8 @@ def _opened(labels: Any, image: Image | None) -> Image:
     mask = labels if isinstance(labels, Image) else read(labels)
     if UNKNOWN not in mask.axes or image is None or isinstance(labels, Image):
         return mask
-    axes = "".join(axis for axis in image.axes if axis != "C" and image.sizes[axis] > 1)
+    axes = "".join(axis for axis in image.axes if image.sizes[axis] > 1)
+    axes = axes if len(axes) == len(mask.axes) else axes.replace("C", "")
     return read(labels, axes=axes) if len(axes) == len(mask.axes) else mask
 
 

@@ -213,9 +213,9 @@ def _roi(name: str, parts: list[Part], place: dict[str, int]) -> roifile.ImagejR
     corners = np.concatenate(rings)
     (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
     roi = roifile.ImagejRoi(name=name, left=left, top=top, right=right, bottom=bottom)
-    roi.z_position, roi.t_position = (place[axis] + 1 if axis in place else 0 for axis in "zt")
+    roi.c_position, roi.z_position, roi.t_position = (place[axis] + 1 if axis in place else 0 for axis in "czt")
     if len(place) == 1:  # a stack of one axis is no hyperstack to ImageJ, which then looks for the number of the plane
-        roi.position = roi.z_position + roi.t_position
+        roi.position = roi.c_position + roi.z_position + roi.t_position
     if len(rings) == 1:
         roi.roitype = roifile.ROI_TYPE.TRACED
         roi.integer_coordinates = (corners - [left, top]).astype(np.int32)
@@ -270,7 +270,7 @@ def _feature(label: int, parts: list[Part], place: dict[str, int]) -> dict[str, 
         else {"type": "MultiPolygon", "coordinates": polygons}
     )
     if place:
-        geometry["plane"] = {axis: place.get(axis, 0) for axis in "zt"}
+        geometry["plane"] = {"z": 0, "t": 0} | place
     properties = {"objectType": "detection", "name": str(label), "measurements": {"Label": label}}
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 

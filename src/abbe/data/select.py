@@ -27,7 +27,7 @@ class Series(Sequence[Image]):
     image
         With the axes of its frames and those that the series runs along.
     axes
-        The latter, in the order in which they are run through, the last one fastest: "", "T", "Z" or "TZ".
+        The latter, in the order in which they are run through, the last one fastest: some of "TCZ".
     dimensions
         Spatial axes of a frame.
 
@@ -70,7 +70,13 @@ class Series(Sequence[Image]):
 
     def _at(self, index: Sequence[int]) -> Image:
         chosen = dict(zip(self.axes, index))
-        return self.image.select(z=chosen.get("Z"), time=chosen.get("T"))
+        return self.image.select(channel=chosen.get("C"), z=chosen.get("Z"), time=chosen.get("T"))
+
+    def names(self, number: int) -> dict[str, int | str]:
+        """Say where a frame is, by axis: its number from 0, or the name of its channel if that is known."""
+        named = self.image.channels
+        places = zip(self.axes, self.index(number))
+        return {axis: named[place] if axis == "C" and place < len(named) else place for axis, place in places}
 
 
 def select(image: Any, settings: ImageSettings, dimensions: int = 2) -> Series:
@@ -81,7 +87,8 @@ def select(image: Any, settings: ImageSettings, dimensions: int = 2) -> Series:
     image
         A path, an array, or an :class:`~abbe.data.image.Image`.
     settings
-        Their ``z`` and ``time`` are a number, "all", or None where there is only one.
+        Their ``z`` and ``time`` are a number, "all", or None where there is only one; ``channel`` also where all
+        channels are one image.
     dimensions
         Spatial axes of a frame: 2 or 3.
 
@@ -91,15 +98,12 @@ def select(image: Any, settings: ImageSettings, dimensions: int = 2) -> Series:
         If the image cannot be read, lacks what was chosen, or leaves a choice open.
     """
     opened = image if isinstance(image, Image) else read(image, axes=settings.axes)
-    asked = {"T": settings.time, "Z": None if dimensions == 3 and settings.z == ALL else settings.z}
-    numbers = {axis: choice for axis, choice in asked.items() if choice != ALL}
-    chosen = opened.select(channel=settings.channel, z=_number(numbers.get("Z")), time=_number(numbers.get("T")))
-    looped = "".join(axis for axis in asked if axis not in numbers and chosen.sizes.get(axis, 1) > 1)
+    z = None if dimensions == 3 and settings.z == ALL else settings.z
+    asked: dict[str, Any] = {"T": settings.time, "C": settings.channel, "Z": z}
+    one = {axis: choice for axis, choice in asked.items() if choice != ALL}
+    chosen = opened.select(channel=one.get("C"), z=one.get("Z"), time=one.get("T"))
+    looped = "".join(axis for axis in asked if axis not in one and chosen.sizes.get(axis, 1) > 1)
     return Series(_resized(chosen, settings), looped, dimensions)
-
-
-def _number(choice: int | str | None) -> int | None:
-    return None if choice is None else int(choice)
 
 
 def _resized(image: Image, settings: ImageSettings) -> Image:

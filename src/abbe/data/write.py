@@ -37,7 +37,7 @@ PixelSize = Mapping[str, float] | Sequence[float] | None
 
 PNG_LEVEL = 2
 """Of zlib: a fifth of the default's time for hardly more bytes."""
-LABEL_AXES = ("YX", "ZYX", "TYX", "TZYX")
+LABEL_AXES = ("YX", "ZYX", "TYX", "TZYX", "CYX", "CZYX", "TCYX", "TCZYX")
 """Axes that a label image may have."""
 _TILE = 512
 _PYRAMID_FROM = 4096  # pixels along the longer side; smaller images are shown fast enough as they are
@@ -222,7 +222,7 @@ def label_axes(path: str | Path, shape: Sequence[int], axes: str | None = None) 
     named = "TZYX"[-len(shape) :] if axes is None else axes
     if named not in LABEL_AXES or len(named) != len(shape) or 0 in shape:
         found = f"labels of shape {tuple(shape)}" + (f" and axes {axes}" if axes else "")
-        raise AbbeError(f"{path}: cannot be written, {found}; expected (Y, X), (Z, Y, X), (T, Y, X) or (T, Z, Y, X)")
+        raise AbbeError(f"{path}: cannot be written, {found}; expected (Y, X), or T, C and Z before them")
     return named
 
 

@@ -19,7 +19,7 @@ from abbe.tiling.merge import Finished
 
 BAND = 2**22
 """Pixels of a band, unless the objects in it are larger."""
-COLUMN_OF = {"T": "time", "Z": "z"}
+COLUMN_OF = {"T": "time", "C": "channel", "Z": "z"}
 """Where a table says in which frame of a series an object was found, by the series' axis."""
 REACH = 256
 """Pixels that the objects at a tile's borders may reach beyond it and be measured in one go with the others."""
@@ -71,8 +71,8 @@ def measure_series(masks: Series, series: Series | None, labels: np.ndarray) -> 
 
 def placed(rows: pd.DataFrame, series: Series, number: int) -> pd.DataFrame:
     """Say in the rows of a frame in which one they were found; changes them in place."""
-    for place, axis in enumerate(series.axes):
-        rows.insert(2 + place, COLUMN_OF[axis], series.index(number)[place])
+    for place, (axis, name) in enumerate(series.names(number).items()):
+        rows.insert(2 + place, COLUMN_OF[axis], name)
     return rows
 
 

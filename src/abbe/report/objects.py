@@ -41,9 +41,10 @@ the pixel size is known; :data:`abbe.report.intensities.INTENSITIES` follow for 
 
 SERIES_COLUMNS: dict[str, tuple[str, str]] = {
     "time": ("", "time point it was found in, from 0"),
+    "channel": ("", "channel it was found in: its name, or its number from 0"),
     "z": ("", "plane it was found in, from 0"),
 }
-"""Columns after ``label`` where time points or planes were segmented one by one."""
+"""Columns after ``label`` where time points, channels or planes were segmented one by one."""
 
 SQUARE = 0.01
 """Pixels whose sides differ by less than this share count as square."""

@@ -34,7 +34,7 @@ SHEET, INK = 24, 235
 _ROWS = 256
 """Rows that are coloured together."""
 
-SERIES_NAMES = {"T": "time", "Z": "z"}
+SERIES_NAMES = {"T": "time", "C": "channel", "Z": "z"}
 Limits = tuple[tuple[float, float], ...]
 
 
@@ -65,9 +65,8 @@ def picture_of(series: Series, labels: np.ndarray, max_side: int = 4096, *, limi
     """
     if not series.axes:
         return overlay_of(series[0], labels, max_side, limits=limits)
-    names = [SERIES_NAMES[axis] for axis in series.axes]
-    places = (series.index(number) for number in range(len(series)))
-    captions = [", ".join(f"{name} {at}" for name, at in zip(names, place)) for place in places]
+    places = (series.names(number) for number in range(len(series)))
+    captions = [", ".join(f"{SERIES_NAMES[axis]} {at}" for axis, at in place.items()) for place in places]
     return contact_sheet(series, lambda number: labels[series.index(number)], max_side, limits, captions)
 
 

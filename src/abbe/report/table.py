@@ -107,7 +107,8 @@ def join_files(files: Sequence[Path], target: Path) -> pd.DataFrame:
     """
     headers = [_header(file) for file in files]
     found = list(dict.fromkeys(column for header in headers for column in header))
-    known = ("image", "label", *SERIES_COLUMNS, *COLUMNS, *VOLUME_COLUMNS)
+    kinds = (VOLUME_COLUMNS, COLUMNS) if "volume" in found else (COLUMNS, VOLUME_COLUMNS)
+    known = ("image", "label", *SERIES_COLUMNS, *kinds[0], *kinds[1])
     columns = list(dict.fromkeys([*known, *found]))
     columns = [column for column in columns if column in found]
     with atomic(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as out:

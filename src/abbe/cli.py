@@ -418,7 +418,9 @@ def print_line(text: str) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run a command line and exit: 0 done, 1 some images failed, 2 bad input, 130 stopped."""
-    logging.basicConfig(format="abbe: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)  # of the handler: other libraries set the levels of their own loggers
+    logging.basicConfig(format="abbe: %(message)s", handlers=[handler])
     sys.exit(guarded(lambda: app(words, exit_on_error=False)))
 
 

@@ -81,7 +81,7 @@ def segment(
             from abbe.cluster import Cluster
 
             others = stack.enter_context(Cluster(workers, cluster))
-            display.tell(f"{others.size} workers; watch them at {others.dashboard}")
+            display.tell(f"{others.size} worker{'s' * (others.size != 1)}; watch them at {others.dashboard}")
         result = segment_files(
             images,
             Outputs(out, rois, overwrite, format),

@@ -141,12 +141,13 @@ class Cluster:
         lost: Callable[[Any, AbbeError], Any] | None = None,
     ) -> Iterator[Any]:
         """Keep some tasks waiting, and give results as the items come."""
+        from distributed import KilledWorker
 
         def submit(item: Any) -> tuple[Any, Any]:
             return item, self.client.submit(function, *map(self._send, common), item, pure=False)
 
         waiting: list[tuple[Any, Any]] = []
-        upcoming = iter(items)
+        upcoming, suspected = iter(items), False
         try:
             while True:
                 room = AHEAD * self._await_workers(recent=1.0) - len(waiting)
@@ -155,33 +156,21 @@ class Cluster:
                     return
                 item, future = waiting[0]
                 try:
-                    self._await_end(future)
-                    result = self._result(future, name(item), partial(lost, item) if lost else None)
+                    result = self._await_end(future)
                 except CancelledError:  # what was sent is nowhere any more
                     self._lose()
                     waiting = [submit(item) for item, _ in waiting]
                     continue
+                except KilledWorker as error:
+                    if not suspected:  # perhaps it only waited beside the one that kills
+                        suspected, waiting[0] = True, submit(item)
+                        continue
+                    result = _deadly(name(item), error, lost and partial(lost, item))
+                self._losses, suspected = 0, False
                 waiting.pop(0)
                 yield result
         finally:
             self.client.cancel([future for _, future in waiting])
-
-    def _result(self, future: Any, name: str, lost: Callable[[AbbeError], Any] | None) -> Any:
-        """Give what a task gave, or say that it kills workers."""
-        from distributed import KilledWorker
-
-        try:
-            result = future.result()
-        except KilledWorker as error:
-            told = AbbeError(
-                f"{name}: {error.allowed_failures + 1} workers died over it, one after another, mostly for lack of "
-                "memory; take fewer of them with --workers, or smaller tiles with --tile"
-            )
-            if lost is None:
-                raise told from error
-            result = lost(told)
-        self._losses = 0
-        return result
 
     def _send(self, thing: Any) -> Any:
         """Give every worker a copy, once for all tasks."""
@@ -193,13 +182,14 @@ class Cluster:
                 self._lose()
         return self._sent[id(thing)][0]
 
-    def _await_end(self, future: Any) -> None:
-        """Wait for a task, as long as there is somebody to do it."""
+    def _await_end(self, future: Any) -> Any:
+        """Wait for what a task gives, as long as there is somebody to do it."""
         while not future.done():
             try:
                 future.exception(timeout=POLL)
             except TimeoutError:
                 self._await_workers()
+        return future.result()
 
     def _await_workers(self, recent: float = 0.0) -> int:
         """Wait until there is a worker; gives the tasks that all do at once, as it was some seconds ago at most."""
@@ -266,6 +256,7 @@ def _start(workers: int | None) -> Iterator[Any]:
             env={"OMP_NUM_THREADS": str(threads)},
             dashboard_address=":0",
             preload=[IGNORE_CTRL_C],
+            scheduler_kwargs={"allowed_failures": 1},
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise AbbeError(f"--workers {workers}: they do not start ({reason(error)}); try fewer") from error
@@ -287,6 +278,17 @@ def _quiet() -> Iterator[None]:
     finally:
         for one, level in zip(loggers, levels):
             one.setLevel(level)
+
+
+def _deadly(name: str, error: Exception, lost: Callable[[AbbeError], Any] | None) -> Any:
+    """Say that a task kills workers, or let it count as lost."""
+    told = AbbeError(
+        f"{name}: worker after worker died over it, mostly for lack of memory; take fewer of them with --workers, or "
+        "smaller tiles with --tile"
+    )
+    if lost is None:
+        raise told from error
+    return lost(told)
 
 
 def fill_tile(predictor: Predictor, job: Job, store: TileStore, number: int) -> int:

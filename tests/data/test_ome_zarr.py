@@ -205,7 +205,7 @@ def test_odd_metadata_open_or_are_told(tmp_path_factory, odd):
 def test_tiles_in_order_decode_each_chunk_once(tmp_path, monkeypatch, shards):
     """Tiles with margins, as the runner reads them: what two of them share is decoded once."""
     pixels = numbers((200, 300))
-    image = read(write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(20, 30), shards=shards)).planar()
+    path = write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(20, 30), shards=shards)
     decoded, read_box = [], ZarrArray._read
 
     def watched(self: ZarrArray, bounds: Any) -> np.ndarray:
@@ -214,6 +214,7 @@ def test_tiles_in_order_decode_each_chunk_once(tmp_path, monkeypatch, shards):
 
     def read_tiles() -> int:
         decoded.clear()
+        image = read(path).planar()
         for y, x in itertools.product(range(0, 200, 50), range(0, 300, 50)):
             y0, y1, x0, x1 = max(y - 16, 0), min(y + 66, 200), max(x - 16, 0), min(x + 66, 300)
             np.testing.assert_array_equal(image.region(y0, y1, x0, x1)[0], pixels[y0:y1, x0:x1])

@@ -37,6 +37,9 @@ from abbe.errors import AbbeError
 from damage import DAMAGES, damaged_files, lying_headers
 from odd_pictures import all_pictures
 from odd_tiffs import Case, all_tiffs
+from odd_zarrs import HARMED as HARMED_ZARR
+from odd_zarrs import LYING as LYING_ZARR
+from odd_zarrs import all_zarrs, damaged_zarrs, lying_zarrs, stated_shape
 from peak_memory import watch
 from tables import machine, print_table
 
@@ -101,8 +104,10 @@ def close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
 
 
 def other_reader(path: Path) -> np.ndarray | None:
-    """What tifffile, Pillow or NumPy reads of the file; None where it fails."""
+    """What tifffile, Pillow or NumPy reads of the file, of a Zarr what its metadata state; None where it fails."""
     try:
+        if path.suffix == ".zarr":
+            return np.broadcast_to(np.uint8(0), stated_shape(path))
         if path.suffix in (".tif", ".btf"):
             return tifffile.imread(path)
         return np.load(path) if path.suffix == ".npy" else np.asarray(PIL.Image.open(path))
@@ -242,9 +247,10 @@ def batch_outcomes(folder: Path) -> tuple[list[list[str]], list[str]]:
 
 def fits(item: Any, shape: Sequence[int], folder: Path) -> bool:
     """Tell whether the labels of an image have its shape."""
-    labels = folder / "results" / item.relative.with_name(item.relative.name + "_labels.tif")
-    plane = read(item.path).planar()
-    return tuple(shape) == tuple(tifffile.TiffFile(labels).series[0].shape) == (plane.height, plane.width)
+    base, plane = folder / "results" / item.relative, read(item.path).planar()
+    places = (base.with_name(f"{base.name}_labels{suffix}") for suffix in (".tif", ".ome.zarr"))
+    labels = read(next(place for place in places if place.exists()))
+    return tuple(shape) == labels.shape == (plane.height, plane.width)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -275,7 +281,7 @@ def main() -> None:
         if outcome[0] != RIGHT:
             (wrong if outcome[0] == WRONG else told).append(f"{outcome[0]}: {kind}: {name}: {outcome[1]}")
 
-    for case in (*all_tiffs(), *all_pictures()):
+    for case in (*all_tiffs(), *all_pictures(), *all_zarrs()):
         path = write_case(case, folder / "files")
         note(valid, case.kind, case.name, isolated(lambda path=path, case=case: read_case(path, case), case.name))
     lying = ((LYING, *harm) for harm in lying_headers())
@@ -284,11 +290,16 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         note(harmed, damage, name, isolated(lambda path=path, whole=expected: read_damaged(path, whole), name))
+    place, source = folder / "files" / "damaged", folder / "whole"
+    for damage, path, data in itertools.chain(
+        damaged_zarrs(place, source / "harmed", options.times), lying_zarrs(place, source / "lying")
+    ):
+        note(harmed, damage, path.name, isolated(lambda path=path, whole=data: read_damaged(path, whole), path.name))
     print(machine())
     heads = ["tried", "read right", "refused with a sentence", "wrong or crashed"]
     print_table("Odd but valid files", ["kind", *heads], rows(valid, (RIGHT, REFUSED, WRONG)))
     heads.insert(2, "read as the bytes now say")
-    damages = {damage: harmed[damage] for damage in (*DAMAGES, LYING)}
+    damages = {damage: harmed[damage] for damage in (*DAMAGES, LYING, HARMED_ZARR, LYING_ZARR)}
     print_table("Damaged files", ["damage", *heads], rows(damages, (RIGHT, CHANGED, REFUSED, WRONG)))
     if not options.no_batch:
         table, failures = batch_outcomes(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import struct
 import zlib
 from collections.abc import Iterator
@@ -160,66 +159,7 @@ def npys() -> Iterator[Case]:
         yield Case("NPY that is no image", f"{name}.npy", write_other, None)
 
 
-def zarrs() -> Iterator[Case]:
-    """Arrays of Zarr 2 and 3, bare and as OME-Zarr 0.4 and 0.5, plain and sharded."""
-    for dtype, version in itertools.product(("?", "u1", "i2", "u2", "u4", "i8", "u8", "f2", "f4", "f8"), (2, 3)):
-        array = values((HEIGHT, WIDTH), dtype)
-
-        def bare(path: Path, array: np.ndarray = array, version: int = version) -> None:
-            put(path, array, version)
-
-        def multiscale(path: Path, array: np.ndarray = array, version: int = version) -> None:
-            ome_zarr(path, array[None], "cyx", version)
-
-        number = np.dtype(dtype).name
-        yield Case("Zarr arrays, versions 2 and 3", f"{number} version {version}.zarr", bare, array[None])
-        name = f"{number} {'0.4' if version == 2 else '0.5'}.ome.zarr"
-        yield Case("OME-Zarr 0.4 and 0.5", name, multiscale, array[None])
-    stack = values((2, 3, 4, 40, 50), "u2")
-    for version, shards in ((2, None), (3, None), (3, (1, 1, 2, 32, 32))):
-
-        def write(path: Path, version: int = version, shards: Any = shards) -> None:
-            ome_zarr(path, stack, "tczyx", version, shards)
-
-        name = f"tczyx version {version}{' sharded' if shards else ''}.ome.zarr"
-        yield Case("OME-Zarr 0.4 and 0.5", name, write, stack[1, :, 3], {"time": 1, "z": 3})
-
-
-def put(path: Path, array: np.ndarray, version: int, shards: Any = None) -> None:
-    """Write one Zarr array in chunks that do not divide it."""
-    import zarr
-
-    chunks = (1,) * (array.ndim - 2) + (16, 16)
-    options: dict[str, Any] = {"shards": shards} if shards else {}
-    made = zarr.create_array(
-        str(path), shape=array.shape, dtype=array.dtype, chunks=chunks, zarr_format=version, **options
-    )
-    made[...] = array
-
-
-def ome_zarr(path: Path, array: np.ndarray, axes: str, version: int, shards: Any = None) -> None:
-    """Write two levels of a pyramid and the metadata of OME-Zarr 0.4 (Zarr 2) or 0.5 (Zarr 3) by hand."""
-    path.mkdir(parents=True)
-    kinds = {"t": "time", "c": "channel"}
-    named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
-    datasets = []
-    for level in range(2):
-        put(path / str(level), array[..., :: 2**level, :: 2**level], version, shards)
-        scale = [float(2**level) if axis in "yx" else 1.0 for axis in axes]
-        transformations = [{"type": "scale", "scale": scale}]
-        datasets.append({"path": str(level), "coordinateTransformations": transformations})
-    multiscales = [{"name": path.stem, "axes": named, "datasets": datasets}]
-    if version == 2:
-        multiscales[0]["version"] = "0.4"
-        (path / ".zgroup").write_text('{"zarr_format": 2}')
-        (path / ".zattrs").write_text(json.dumps({"multiscales": multiscales}))
-    else:
-        attributes = {"ome": {"version": "0.5", "multiscales": multiscales}}
-        group = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        (path / "zarr.json").write_text(json.dumps(group))
-
-
 def all_pictures() -> Iterator[Case]:
     """Every file of the table that is no TIFF."""
-    for part in (pngs, photographs, npys, zarrs):
+    for part in (pngs, photographs, npys):
         yield from part()

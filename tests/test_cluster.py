@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import tifffile
 from scipy import ndimage
@@ -89,6 +96,123 @@ def test_a_folder_of_small_images_is_shared_out(
     assert not list((tmp_path / "there" / ".abbe").rglob("*.tile"))
 
 
-def test_a_scheduler_that_is_not_there_is_told() -> None:
-    with pytest.raises(AbbeError, match=r"tcp://127\.0\.0\.1:1: no Dask scheduler answers there"):
-        Cluster(address="tcp://127.0.0.1:1", timeout=1)
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def slow_power() -> Callable[[int, int], int]:
+    """Make a function that travels by value, for workers cannot import this file."""
+
+    def power(exponent: int, number: int) -> int:
+        time.sleep(0.05)
+        return number**exponent
+
+    return power
+
+
+def test_what_was_sent_is_sent_again_when_all_workers_die_at_once(cluster: Cluster) -> None:
+    results, killed = [], False
+    for result in cluster.map(slow_power(), [2], range(60)):
+        results.append(result)
+        if len(results) == 5 and not killed:
+            killed = True
+            for process in cluster.client.run(os.getpid).values():
+                os.kill(process, signal.SIGKILL)
+    assert results == [number**2 for number in range(60)]
+
+
+def test_an_image_that_kills_its_workers_is_told_and_the_others_are_done(cluster: Cluster) -> None:
+    told: list[str] = []
+
+    def deadly(number: int) -> int:
+        if number == 3:
+            os._exit(1)
+        return number
+
+    def lost(item: int, error: AbbeError) -> int:
+        told.append(str(error))
+        return -item
+
+    assert list(cluster.map(deadly, [], range(6), lost)) == [0, 1, 2, -3, 4, 5]
+    (sentence,) = told
+    assert re.fullmatch(r"3: worker after worker died over it, .* fewer .* --workers, or smaller tiles .*", sentence)
+
+
+@pytest.fixture
+def scheduler() -> Iterator[tuple[str, list[subprocess.Popen]]]:
+    """A scheduler in a process of its own, and a worker that nobody starts again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard"]
+    processes = [subprocess.Popen(command, stderr=subprocess.DEVNULL)]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--no-dashboard"]
+    processes.append(subprocess.Popen([*command, "--nthreads", "1"], stderr=subprocess.DEVNULL))
+    yield address, processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_workers_and_schedulers_that_are_gone_are_told(scheduler: tuple[str, list[subprocess.Popen]]) -> None:
+    address, (dispatcher, worker) = scheduler
+    with Cluster(address=address, timeout=30, patience=1) as cluster:
+        results = cluster.map(slow_power(), [2], range(1000))
+        assert [next(results) for _ in range(3)] == [0, 1, 4]
+        worker.kill()
+        with pytest.raises(AbbeError, match=r"all workers are gone, and none has come for 1 s; start some"):
+            list(results)
+        dispatcher.kill()
+        dispatcher.wait()
+        with pytest.raises(AbbeError, match="connection to the Dask scheduler is lost"):
+            list(cluster.map(slow_power(), [2], range(10)))
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:1", "nothing.invalid:1", "tcp://nothing.invalid:1", "http://a:1", "nonsense", ""]
+)
+def test_a_scheduler_that_is_not_there_is_told(address: str) -> None:
+    with pytest.raises(AbbeError, match=re.escape(address) + r": no Dask scheduler answers there .*tcp://host:8786"):
+        Cluster(address=address, timeout=1)
+
+
+@pytest.mark.parametrize("number", [0, -1, 100_000])
+def test_a_number_of_workers_that_makes_no_sense_is_told(number: int) -> None:
+    with pytest.raises(AbbeError, match=f"--workers {number}: "):
+        Cluster(number)
+    with pytest.raises(AbbeError, match="either --workers or --cluster"):
+        Cluster(2, "tcp://127.0.0.1:1")
+
+
+def test_no_process_is_left_when_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no connection")
+
+    before = children()
+    monkeypatch.setattr(distributed, "Client", refuse)
+    with pytest.raises(AbbeError, match="no connection"):
+        Cluster(1)
+    assert children() - before == set()
+
+
+def children() -> set[int]:
+    """Workers that this process has."""
+    processes = psutil.Process().children(recursive=True)
+    return {process.pid for process in processes if "spawn_main" in "".join(process.cmdline())}
+
+
+def test_ctrl_c_ends_the_workers_and_is_told_in_one_line(field: Path, bright_file: Path, tmp_path: Path) -> None:
+    code = "from abbe.cli import main; main()"
+    words = ["segment", str(field), "--model", str(bright_file), "--out", str(tmp_path / "out"), "--workers", "1"]
+    options = ["--tile", "96", "--diameter", "20", "--device", "cpu", "--precision", "exact"]
+    command = [sys.executable, "-c", code, *words, *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("*.tile")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    others = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.match(r"1 workers; watch them at http://\S+/status\n", printed)
+    assert printed.splitlines()[1:] == ["stopped; what is finished stays, and the same command goes on"]
+    assert psutil.wait_procs(others, timeout=10)[1] == []

@@ -173,7 +173,8 @@ def segment_files(
     def elsewhere(batch: Batch, items: Sequence[Input]) -> Iterator[Outcome]:
         assert cluster is not None
         large = {item for item in items if _is_large(item.path, loaded, settings)}
-        yield from cluster.map(_segment_one, (batch, loaded, settings), [item for item in items if item not in large])
+        small = [item for item in items if item not in large]
+        yield from cluster.map(_segment_one, (batch, loaded, settings), small, _lost)
         yield from (batch.do(item, find) for item in items if item in large)
 
     return batch.run(found, find, tell, elsewhere if cluster else None)
@@ -210,6 +211,11 @@ def _is_large(path: Path | str, model: Model, settings: SegmentSettings) -> bool
 def _segment_one(batch: Batch, model: Model, settings: SegmentSettings, item: Input) -> Outcome:
     """Do one image on a worker."""
     return batch.do(item, lambda path, work: model.predict(path, settings, work=work).found())
+
+
+def _lost(item: Input, error: AbbeError) -> Outcome:
+    """Tell of an image that killed every worker that took it."""
+    return Outcome(f"failed: {error}", failure=(str(item.path), str(error)))
 
 
 def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import json
+import math
+import pickle
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import numpy as np
 import ome_zarr.writer
 import pytest
+import s3fs
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.storage import FsspecStore
 
-from abbe.data.ome_zarr import is_url, is_zarr, local_path
+from abbe.data import kept as kept_module
+from abbe.data.ome_zarr import ZarrArray, is_url, is_zarr, local_path
 from abbe.data.read import read
 from abbe.errors import AbbeError
 
@@ -194,6 +201,62 @@ def test_odd_metadata_open_or_are_told(tmp_path_factory, odd):
             assert read(path).shape == (8, 9)
 
 
+@pytest.mark.parametrize("shards", [None, (40, 60)])
+def test_tiles_in_order_decode_each_chunk_once(tmp_path, monkeypatch, shards):
+    """Tiles with margins, as the runner reads them: what two of them share is decoded once."""
+    pixels = numbers((200, 300))
+    path = write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(20, 30), shards=shards)
+    decoded, read_box = [], ZarrArray._read
+
+    def watched(self: ZarrArray, bounds: Any) -> np.ndarray:
+        decoded.append(math.prod(stop - start for start, stop in bounds))
+        return read_box(self, bounds)
+
+    def read_tiles() -> int:
+        decoded.clear()
+        image = read(path).planar()
+        for y, x in itertools.product(range(0, 200, 50), range(0, 300, 50)):
+            y0, y1, x0, x1 = max(y - 16, 0), min(y + 66, 200), max(x - 16, 0), min(x + 66, 300)
+            np.testing.assert_array_equal(image.region(y0, y1, x0, x1)[0], pixels[y0:y1, x0:x1])
+        return sum(decoded)
+
+    monkeypatch.setattr(ZarrArray, "_read", watched)
+    assert read_tiles() == pixels.size
+    monkeypatch.setattr(kept_module, "KEPT_BYTES", 1)
+    assert read_tiles() > 2 * pixels.size
+
+
+def test_what_was_read_can_be_written_to(tmp_path):
+    pixels = numbers((40, 60))
+    image = read(write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(20, 20))).planar()
+    for box in ((0, 20, 0, 20), (0, 40, 0, 60)):
+        image.region(*box)[...] = 0
+        np.testing.assert_array_equal(image.region(0, 40, 0, 60)[0], pixels)
+
+
+def test_large_regions_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("abbe.data.ome_zarr.KEPT_BYTES", 1000)
+    pixels = numbers((40, 60))
+    image = read(write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(20, 20)))
+    np.testing.assert_array_equal(image.data[...], pixels)
+    assert not image.data._kept._parts
+    np.testing.assert_array_equal(image.data[5:15, 3:12], pixels[5:15, 3:12])
+    assert list(image.data._kept._parts) == [(0, 0)]
+
+
+def test_threads_may_read_one_zarr(tmp_path):
+    pixels = numbers((200, 300))
+    image = read(write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(17, 23))).planar()
+
+    def same(corner: tuple[int, int]) -> bool:
+        y, x = corner
+        return np.array_equal(image.region(y, y + 60, x, x + 60)[0], pixels[y : y + 60, x : x + 60])
+
+    corners = np.random.default_rng(0).integers(0, 140, (60, 2)).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, corners))
+
+
 # --- what is no image ---------------------------------------------------------------------------------------------
 
 
@@ -287,10 +350,121 @@ def test_fsspec_stores_and_file_addresses_are_read(tmp_path):
     assert image.path == tmp_path / "ü b.zarr"
 
 
+def test_an_image_at_an_address_can_travel(tmp_path, served):
+    """Workers get it as it is, for it has no path that they could open."""
+    pixels = numbers((30, 40))
+    write(tmp_path / "a.zarr", pixels, multiscale("yx"), chunks=(10, 10))
+    image = read(f"{served}/a.zarr").planar()
+    image.region(0, 20, 0, 20)
+    there = pickle.loads(pickle.dumps(image))
+    np.testing.assert_array_equal(there.region(5, 25, 5, 35)[0], pixels[5:25, 5:35])
+
+
+class Bucket(http.server.BaseHTTPRequestHandler):
+    """The few words of S3 that reading needs: HEAD, GET, listing, and its errors; folders are buckets.
+
+    Signed requests are let in, whoever signs them; the bucket "public" is for all, the bucket "secret" for nobody.
+    """
+
+    root: Path
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        bucket, _, key = unquote(parts.path).strip("/").partition("/")
+        signed = "Authorization" in self.headers
+        if bucket == "secret" or (bucket != "public" and not signed):
+            self.answer(403, "AccessDenied")
+        elif not (self.root / bucket).is_dir():
+            self.answer(404, "NoSuchBucket")
+        elif not key:
+            self.answer(200, "ListBucketResult", "<KeyCount>0</KeyCount>")
+        elif (self.root / bucket / key).is_file():
+            self.give((self.root / bucket / key).read_bytes())
+        else:
+            self.answer(404, "NoSuchKey")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def give(self, data: bytes) -> None:
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        start, stop = (int(first), int(last or len(data) - 1) + 1) if first else (len(data) - int(last), len(data))
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("ETag", '"0"')
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.send_header("Content-Range", f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}")
+        self.end(data[start:stop])
+
+    def answer(self, status: int, kind: str, inside: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/xml")
+        error = f"<Error><Code>{kind}</Code><Message>{kind}</Message></Error>"
+        self.end((f"<{kind}>{inside}</{kind}>" if status == 200 else error).encode())
+
+    def end(self, data: bytes) -> None:
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that speaks S3 over the test's folder, and credentials for it."""
+    handler = type("BucketHere", (Bucket,), {"root": tmp_path})
+    for name, value in {"ACCESS_KEY_ID": "me", "SECRET_ACCESS_KEY": "mine", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": address})
+        yield
+        server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_bucket_is_read(tmp_path, s3, version):
+    pixels = numbers((2, 30, 40))
+    shards = {"shards": (1, 20, 20)} if version == "0.5" else {}
+    path = tmp_path / "plates" / "a b" / "c.ome.zarr"
+    write(path, pixels, multiscale("cyx", [1, 0.5, 0.5]), version, chunks=(1, 10, 10), **shards)
+    image = read("s3://plates/a b/c.ome.zarr")
+    assert (image.name, image.pixel_size) == ("c.ome.zarr", {"y": 0.5, "x": 0.5})
+    np.testing.assert_array_equal(image.planar().region(5, 25, 5, 35), pixels[:, 5:25, 5:35])
+
+
+def test_what_a_bucket_refuses_is_told_in_one_sentence(tmp_path, s3, monkeypatch):
+    for bucket in ("plates", "public", "secret"):
+        write(tmp_path / bucket / "a.zarr", numbers((8, 9)), multiscale("yx"))
+    with pytest.raises(AbbeError, match=r"^b\.zarr: no Zarr at this address, and nothing else .* zarr\.json"):
+        read("s3://plates/b.zarr")
+    with pytest.raises(AbbeError, match=r"^a\.zarr: there is no bucket 'other' on this server; .* right\?$"):
+        read("s3://other/a.zarr")
+    with pytest.raises(AbbeError, match=r"^a\.zarr: may not be read \(.*\); .* do the credentials fit\?$"):
+        read("s3://secret/a.zarr")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(AbbeError, match=r"^a\.zarr: no credentials were found .* FSSPEC_S3_ANON=true"):
+        read("s3://plates/a.zarr")
+    monkeypatch.setitem(fsspec.config.conf, "s3", fsspec.config.conf["s3"] | {"anon": True})
+    assert read("s3://public/a.zarr").shape == (8, 9)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://127.0.0.1:9", "anon": True})
+    with pytest.raises(AbbeError, match=r"^a\.zarr: its server does not answer \(.*\); is the address right"):
+        read("s3://public/a.zarr")
+
+
 def test_what_addresses_need_is_named(monkeypatch):
     with pytest.raises(AbbeError, match=r"a\.zarr: xyz:// is not known"):
         read("xyz://bucket/a.zarr")
-    with pytest.raises(AbbeError, match=r"a\.zarr: cannot be read .* is the address right"):
+    with pytest.raises(AbbeError, match=r"a\.zarr: its server does not answer .* is the address right"):
         read("http://127.0.0.1:9/a.zarr")
 
     def missing(*_: Any, **__: Any) -> None:

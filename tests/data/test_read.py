@@ -15,9 +15,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.data import tiff as tiff_module
 from abbe.data.axes import Deferred
 from abbe.data.image import describe
+from abbe.data.kept import Kept
 from abbe.data.read import read
 from abbe.data.tiff import TiffPages
 from abbe.errors import AbbeError
@@ -222,21 +222,12 @@ def test_a_region_decodes_only_its_tiles(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "t.tif", values((320, 320)), tile=(32, 32), compression="zlib")
     image = read(tmp_path / "t.tif").planar()
     decoded = []
-    kept = TiffPages._keep
-    monkeypatch.setattr(TiffPages, "_keep", lambda self, key, segment: (decoded.append(key), kept(self, key, segment)))
+    put = Kept.put
+    monkeypatch.setattr(Kept, "put", lambda self, key, segment: (decoded.append(key), put(self, key, segment)))
     image.region(40, 60, 40, 90)
     assert sorted(number for _, number in decoded) == [11, 12]
     image.region(40, 60, 40, 90)
     assert len(decoded) == 2
-
-
-def test_decoded_tiles_do_not_pile_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiff_module, "_CACHE_BYTES", 10_000)
-    pixels = values((320, 320))
-    tifffile.imwrite(tmp_path / "t.tif", pixels, tile=(32, 32), compression="zlib")
-    image = read(tmp_path / "t.tif")
-    np.testing.assert_array_equal(np.asarray(image.data), pixels)
-    assert image.data._kept_bytes == sum(segment.nbytes for segment in image.data._kept.values()) <= 10_000
 
 
 def test_uncompressed_tiff_and_npy_are_memory_maps(tmp_path):

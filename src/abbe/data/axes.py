@@ -127,6 +127,18 @@ def split_key(key: Any, shape: Sequence[int]) -> tuple[list[tuple[int, int]], tu
     return bounds, tuple(rest)
 
 
+def overlap(
+    bounds: Bounds, origin: Sequence[int], extents: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Tell where a segment at ``origin`` lies in the block between ``bounds``, and which part of it."""
+    into, out_of = [], []
+    for (start, stop), first, extent in zip(bounds, origin, extents):
+        low, high = max(start, first), min(stop, first + extent)
+        into.append(slice(low - start, high - start))
+        out_of.append(slice(low - first, high - first))
+    return tuple(into), tuple(out_of)
+
+
 class View(LazyArray):
     """Another array with its axes cropped, left out, added and put in another order; native byte order.
 

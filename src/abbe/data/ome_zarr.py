@@ -7,25 +7,27 @@ full resolution is taken, which the specification (https://ngff.openmicroscopy.o
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
 
-from abbe.data.axes import LETTERS, UNKNOWN, Bounds, LazyArray, known, micrometres
+from abbe.data.axes import LETTERS, UNKNOWN, Bounds, LazyArray, known, micrometres, overlap
 from abbe.data.image import Image
+from abbe.data.kept import KEPT_BYTES, Kept
 from abbe.errors import AbbeError
 
 MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 """One of these files makes a folder a Zarr group or array."""
+_LOOKED_FOR = " or ".join(MARKS[:3])
 _TYPES = {"time": "T", "channel": "C"}
-_UNAVAILABLE = "{name}: cannot be read ({error}); is the address right, and are you allowed to read there?{hint}"
-_CREDENTIALS = " For public data on S3 set FSSPEC_S3_ANON=true"
+_ANONYMOUS = "set FSSPEC_S3_ANON=true if the data are public"
 
 
 def is_url(source: str | Path) -> bool:
@@ -88,37 +90,78 @@ def _open(source: str | Path, name: str) -> Any:
     import zarr
     from zarr.errors import NodeNotFoundError
 
+    store, version = _store(source, name)
     try:
-        return zarr.open(_store(source, name), mode="r")
-    except AbbeError:
-        raise
+        return zarr.open(store, mode="r", zarr_format=version)
     except (NodeNotFoundError, FileNotFoundError):
-        there = "at this address; only OME-Zarr is read from addresses" if is_url(source) else "in this folder"
-        raise AbbeError(f"{name}: no Zarr {there}; expected {' or '.join(MARKS[:3])}") from None
+        raise AbbeError(f"{name}: no Zarr in this folder; expected {_LOOKED_FOR}") from None
     except Exception as error:  # storage and metadata can fail in any way
-        if is_url(source):
-            raise _unavailable(name, error) from error
         raise AbbeError(f"{name}: has damaged Zarr metadata ({_sentence(error)})") from error
 
 
-def _store(source: str | Path, name: str) -> Any:
-    """Find the store behind a path or an address."""
+def _store(source: str | Path, name: str) -> tuple[Any, Literal[2, 3] | None]:
+    """Find the store behind a path or an address, and at an address the version of Zarr there."""
     from zarr.storage import FsspecStore, LocalStore
 
     if not is_url(source):
-        return LocalStore(source, read_only=True)
-    scheme = str(source).partition(":")[0]
+        return LocalStore(source, read_only=True), None
+    scheme, address = str(source).partition(":")[0], str(source).rstrip("/")
     try:
-        return FsspecStore.from_url(str(source).rstrip("/"), read_only=True)
+        import fsspec
+
+        system, path = fsspec.url_to_fs(address)
+        store = FsspecStore.from_url(address, read_only=True)
     except ImportError as error:
         raise AbbeError(f"{name}: {scheme}:// needs more packages ({error}); pip install 'abbe[remote]'") from error
     except ValueError as error:
         raise AbbeError(f"{name}: {scheme}:// is not known ({error}); expected https://, s3:// or a path") from error
+    return store, _version_at(system, path, name)
+
+
+def _version_at(system: Any, path: str, name: str) -> Literal[2, 3]:
+    """Look for metadata, one file after another: requests in parallel would each wait for a server that is away."""
+    denied: Exception | None = None
+    for mark in MARKS:
+        try:
+            system.cat_file(f"{path}/{mark}")
+            return 3 if mark == MARKS[0] else 2
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        except Exception as error:  # each kind of storage has its own
+            if not _is_denial(error):  # denied is also what is not there, where listing is not allowed
+                raise _unavailable(name, error) from error
+            denied = error
+    if denied is not None:
+        raise _unavailable(name, denied) from denied
+    raise _nothing_at(system, path, name)
+
+
+def _nothing_at(system: Any, path: str, name: str) -> AbbeError:
+    """Word the error for an address without a Zarr, or without so much as the bucket."""
+    bucket = path.partition("/")[0]
+    with suppress(Exception):  # what we may not know
+        if "s3" in system.protocol and not system.exists(bucket):
+            return AbbeError(f"{name}: there is no bucket {bucket!r} on this server; is the address right?")
+    return AbbeError(f"{name}: no Zarr at this address, and nothing else is read from one; expected {_LOOKED_FOR}")
+
+
+def _is_denial(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
 
 
 def _unavailable(name: str, error: Exception) -> AbbeError:
-    hint = _CREDENTIALS if "credentials" in str(error).lower() else ""
-    return AbbeError(_UNAVAILABLE.format(name=name, error=_sentence(error), hint=hint))
+    """Word the error for storage that cannot be read: by what it says, as every kind has errors of its own."""
+    said = _sentence(error)
+    if "credentials" in said.lower():
+        return AbbeError(f"{name}: no credentials were found ({said}); log in to the storage, or {_ANONYMOUS}")
+    if _is_denial(error):
+        return AbbeError(f"{name}: may not be read ({said}); is the address right, and do the credentials fit?")
+    if "connect" in f"{type(error).__name__} {said}".lower():
+        return AbbeError(
+            f"{name}: its server does not answer ({said}); is the address right, can it be reached from here, and if "
+            "it is not Amazon's, is FSSPEC_S3_ENDPOINT_URL set?"
+        )
+    return AbbeError(f"{name}: cannot be read ({said}); is the address right, and are you allowed to read there?")
 
 
 def _sentence(error: Exception) -> str:
@@ -127,15 +170,52 @@ def _sentence(error: Exception) -> str:
 
 
 class ZarrArray(LazyArray):
-    """An array of a Zarr store, of which only the chunks that a block touches are read."""
+    """An array of a Zarr store, of which only the chunks that a block touches are read; the last ones are kept."""
 
     def __init__(self, array: Any, name: str):
-        self._array, self._name = array, name
-        self.shape = tuple(array.shape)
+        self._array, self._name, self._kept = array, name, Kept()
+        self.shape, self._chunk = tuple(array.shape), tuple(array.chunks)
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
 
     def block(self, bounds: Bounds) -> np.ndarray:
         """Read the block; a chunk that was never written holds the array's fill value."""
+        if not all(start < stop for start, stop in bounds):
+            return np.empty([stop - start for start, stop in bounds], self.dtype)
+        cells = [range(start // size, -(-stop // size)) for (start, stop), size in zip(bounds, self._chunk)]
+        if math.prod(map(len, cells)) * math.prod(self._chunk) * self.dtype.itemsize > KEPT_BYTES:
+            return self._read(bounds)
+        chunks = {cell: self._kept.get(cell) for cell in itertools.product(*cells)}
+        if missing := [cell for cell, chunk in chunks.items() if chunk is None]:
+            chunks |= self._decoded(missing)
+        if len(chunks) == 1:
+            (cell, chunk) = next(iter(chunks.items()))
+            assert chunk is not None
+            return chunk[overlap(bounds, self._first(cell), chunk.shape)[1]].copy()
+        out = np.empty([stop - start for start, stop in bounds], self.dtype)
+        for cell, chunk in chunks.items():
+            assert chunk is not None
+            into, out_of = overlap(bounds, self._first(cell), chunk.shape)
+            out[into] = chunk[out_of]
+        return out
+
+    def _decoded(self, cells: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], np.ndarray]:
+        """Read chunks by one request for the box around them, which are few more where tiles come in order."""
+        bounds = [
+            (min(along) * size, min((max(along) + 1) * size, extent))
+            for along, size, extent in zip(zip(*cells), self._chunk, self.shape)
+        ]
+        block, first, found = self._read(bounds), [start for start, _ in bounds], {}
+        for cell in cells:
+            place = [start - zero for start, zero in zip(self._first(cell), first)]
+            found[cell] = block[tuple(slice(at, at + size) for at, size in zip(place, self._chunk))].copy()
+            self._kept.put(cell, found[cell])
+        return found
+
+    def _first(self, cell: tuple[int, ...]) -> list[int]:
+        """Where a chunk begins."""
+        return [at * size for at, size in zip(cell, self._chunk)]
+
+    def _read(self, bounds: Bounds) -> np.ndarray:
         try:
             block = np.asarray(self._array[tuple(itertools.starmap(slice, bounds))])
         except Exception as error:  # each codec and each store has its own

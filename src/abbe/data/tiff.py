@@ -7,7 +7,6 @@ import logging
 import math
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,12 @@ import numpy as np
 import tifffile
 
 from abbe.data import axes as axes_of_image
-from abbe.data.axes import Bounds, Deferred, LazyArray, Palette, View
+from abbe.data.axes import Bounds, Deferred, LazyArray, Palette, View, overlap
 from abbe.data.claims import ALWAYS, check_claim
 from abbe.data.image import Image, first_channels
+from abbe.data.kept import Kept
 from abbe.errors import AbbeError, reason
 
-_CACHE_BYTES = 64 * 2**20  # decoded tiles or strips kept per image
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
 _CODECS = dict.fromkeys((2, 3, 4), "fax") | dict.fromkeys((8, 32946), "deflate")
 _CODECS |= {1: "raw", 5: "lzw", 7: "jpeg", 32773: "run lengths"}
@@ -193,15 +192,14 @@ class TiffPages(LazyArray):
     """Pages of a TIFF, of which only the tiles or strips that a block needs are read and decoded.
 
     The file is opened anew for each block and closed after it: threads and forked processes never share a
-    position, and images that wait hold no file handle. The last decoded segments are kept: 64 MiB, or one.
+    position, and images that wait hold no file handle. The last decoded segments are kept.
     """
 
     def __init__(self, path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries):
         page = series.keyframe
         self.shape, self.dtype = tuple(series.shape), np.dtype(series.dtype).newbyteorder("=")
         self._name, self._file, self._series, self._page = path.name, tiff, series, page
-        self._lock, self._places = threading.Lock(), dict[int, _Segments]()
-        self._kept, self._kept_bytes = OrderedDict[tuple[int, int], np.ndarray](), 0
+        self._lock, self._places, self._kept = threading.Lock(), dict[int, _Segments](), Kept()
         self._n_leading = len(self.shape) - len(page.shape)
         # In tifffile's normal form a page is (separate samples, depth, length, width, contiguous samples).
         sample_axis = 0 if page.axes.startswith("S") else 4
@@ -239,15 +237,13 @@ class TiffPages(LazyArray):
                 if segment is None:
                     continue
                 origin = [place * size for place, size in zip(cell, self._segment)]
-                into, out_of = _overlap(bounds, origin, (1, *segment.shape))
+                into, out_of = overlap(bounds, origin, (1, *segment.shape))
                 target[into] = segment[None][out_of]
 
     def _decoded(self, file: BinaryIO, segments: _Segments, index: int, number: int) -> np.ndarray | None:
         """One segment, (depth, length, width, samples); None for one that the file leaves out."""
-        with self._lock:
-            if (index, number) in self._kept:
-                self._kept.move_to_end((index, number))
-                return self._kept[index, number]
+        if (kept := self._kept.get((index, number))) is not None:
+            return kept
         offset, count = segments.offsets[number], segments.counts[number]
         if count == 0:
             return None
@@ -261,16 +257,8 @@ class TiffPages(LazyArray):
         except Exception as error:  # each codec has its own
             raise AbbeError(f"{self._name}: segment {number} of page {index} is damaged ({reason(error)})") from error
         if segment is not None:
-            self._keep((index, number), segment)
+            self._kept.put((index, number), segment)
         return segment
-
-    def _keep(self, key: tuple[int, int], segment: np.ndarray) -> None:
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = segment
-                self._kept_bytes += segment.nbytes
-            while self._kept_bytes > _CACHE_BYTES and len(self._kept) > 1:
-                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def _find(self, index: int) -> _Segments:
         """Find the segments of a page, opening the file again if its directory was not read yet."""
@@ -327,15 +315,3 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise AbbeError(f"{path}: cannot be read any more ({(error.strerror or str(error)).lower()})") from error
-
-
-def _overlap(
-    bounds: Bounds, origin: Sequence[int], extents: Sequence[int]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a segment lies in the block between ``bounds``, and which part of it."""
-    into, out_of = [], []
-    for (start, stop), first, extent in zip(bounds, origin, extents):
-        low, high = max(start, first), min(stop, first + extent)
-        into.append(slice(low - start, high - start))
-        out_of.append(slice(low - first, high - first))
-    return tuple(into), tuple(out_of)

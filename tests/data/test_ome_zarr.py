@@ -180,6 +180,27 @@ def test_damaged_metadata_are_told(tmp_path, text):
         read(path)
 
 
+def test_numbers_that_cannot_be_are_told(tmp_path):
+    """A chunk without pixels, and an image of which next to nothing is stored; few missing chunks are no lie."""
+    pixels = numbers((40, 60))
+    for name, keys, claim in (("a", ("chunk_grid", "configuration", "chunk_shape"), 0), ("b", ("shape",), 2**40)):
+        array = zarr.create_array(tmp_path / f"{name}.zarr", shape=pixels.shape, dtype="u2", chunks=(20, 20))
+        array[...] = pixels
+        place = tmp_path / f"{name}.zarr" / "zarr.json"
+        stated = json.loads(place.read_text())
+        inner = stated
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]][0] = claim
+        place.write_text(json.dumps(stated))
+    with pytest.raises(AbbeError, match=r"a\.zarr: has damaged Zarr metadata"):
+        read(tmp_path / "a.zarr")
+    with pytest.raises(AbbeError, match=r"b\.zarr: its header claims 1099511627776 x 60 values"):
+        read(tmp_path / "b.zarr")
+    zarr.create_array(tmp_path / "c.zarr", shape=(100_000, 100_000), dtype="u2", chunks=(1024, 1024))
+    assert read(tmp_path / "c.zarr").shape == (100_000, 100_000)
+
+
 KEYS = st.sampled_from(["axes", "datasets", "path", "name", "type", "scale", "coordinateTransformations"])
 
 

@@ -8,7 +8,9 @@ Codecs that describe blank areas in a few bytes get a generous limit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from abbe.errors import AbbeError
 
@@ -19,6 +21,10 @@ EXPANSION = {"raw": 8, "run lengths": 130, "deflate": 1100, "jpeg": 1100, "lzw":
 with a bit for each empty block, about 1370 for LZW with codes of 12 bits, a row for each bit of fax; with some air."""
 GENEROUS = 2**16
 """The same for all other codecs."""
+
+
+SPARSE = 2**36
+"""So many bytes of a Zarr may be claimed without a look at what is stored: chunks that nobody wrote are no lie."""
 
 
 def check_claim(name: str, extents: Sequence[int], itemsize: float, stored: int, codec: str = "") -> None:
@@ -49,3 +55,27 @@ def check_claim(name: str, extents: Sequence[int], itemsize: float, stored: int,
             f"{name}: its header claims {shape} values ({claimed / 2**20:.0f} MiB) where {stored} bytes are stored; "
             "it is damaged, expected a header that fits its data"
         )
+
+
+def check_sparse_claim(name: str, extents: Sequence[int], itemsize: int, folder: Path) -> None:
+    """Refuse an array of more than :data:`SPARSE` bytes that the files of a folder cannot hold.
+
+    Raises
+    ------
+    AbbeError
+        As :func:`check_claim`; it stops looking at files once there are enough.
+    """
+    claimed = math.prod(extents) * itemsize
+    if claimed <= SPARSE:
+        return
+    stored = 0
+    for size in _sizes(folder):
+        stored += size
+        if stored * GENEROUS >= claimed:
+            return
+    check_claim(name, extents, itemsize, stored)
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    for place, _, files in os.walk(folder):
+        yield from (os.path.getsize(os.path.join(place, file)) for file in files)

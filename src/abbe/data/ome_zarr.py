@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 import numpy as np
 
 from abbe.data.axes import LETTERS, UNKNOWN, Bounds, LazyArray, known, micrometres, overlap
+from abbe.data.claims import check_sparse_claim
 from abbe.data.image import Image
 from abbe.data.kept import KEPT_BYTES, Kept
 from abbe.errors import AbbeError
@@ -71,7 +72,9 @@ def open_zarr(source: str | Path) -> Image:
     name = _name_of(source)
     node = _open(source, name)
     image = _array_image(node, name) if hasattr(node, "shape") else _group_image(node, name)
-    image.path = None if is_url(source) else Path(source)
+    if not is_url(source):
+        image.path = Path(source)
+        check_sparse_claim(name, image.shape, image.dtype.itemsize, image.path)
     return image
 
 
@@ -234,6 +237,8 @@ def _array_image(array: Any, name: str) -> Image:
 
 
 def _pixels(array: Any, name: str) -> ZarrArray:
+    if min(array.chunks, default=1) < 1:
+        raise AbbeError(f"{name}: has damaged Zarr metadata, chunks of {array.chunks} pixels; expected at least 1")
     try:
         return ZarrArray(array, name)
     except TypeError:

@@ -46,6 +46,7 @@ class Objective:
 
 _UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
+_INTERNIMAGE = "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions"
 
 ENTRIES = {
     "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
@@ -76,6 +77,27 @@ ENTRIES = {
     ),
     "unet_residual_tiny": Entry(
         "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
+    ),
+    "internimage_tiny": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_small": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_base": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_large": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_xlarge": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_huge": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_micro": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
     ),
 }
 

@@ -47,6 +47,7 @@ class Objective:
 _UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 _UNET_3D = "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation"
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
+_INTERNIMAGE = "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions"
 
 _RESNET = Entry(
     "backbones/resnet.py",
@@ -150,6 +151,27 @@ ENTRIES = {
     ),
     "unet_residual_tiny": Entry(
         "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
+    ),
+    "internimage_tiny": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_small": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_base": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_large": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_xlarge": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_huge": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
+    ),
+    "internimage_micro": Entry(
+        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
     ),
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import PurePosixPath
 from typing import Any
 
 from abbe.errors import AbbeError
@@ -102,3 +104,20 @@ def variant(name: str) -> Any:
 def module_of(file: str) -> Any:
     """Import a method's file."""
     return import_module("abbe.methods." + file.removesuffix(".py").replace("/", "."))
+
+
+def tables_of(file: str) -> Any:
+    """Import what is known of the published weights of a method's file; None where nobody published any.
+
+    It is the file of the same name in ``abbe/weights/tables/`` and has ``LAYOUTS``, the key tables; ``PUBLISHED``, the
+    files; ``STEM``, our names of the tensors whose second axis is the image's channels; and ``HEAD``, the beginnings of
+    our names of the tensors whose first axis is the classes.
+    """
+    name = f"abbe.weights.tables.{PurePosixPath(file).stem}"
+    return import_module(name) if find_spec(name) else None
+
+
+def published() -> list[Any]:
+    """List every published file that is known, an :class:`~abbe.weights.published.Published` each."""
+    tables = [tables_of(file) for file in dict.fromkeys(known.file for known in ENTRIES.values())]
+    return [record for table in tables if table is not None for record in table.PUBLISHED]

@@ -1,11 +1,11 @@
 """Rotary positions: queries and keys turned by angles that grow with their place (Su et al. 2021, arXiv:2104.09864).
 
 A pair of channels is a point in a plane, and its place m turns it by m θ. Rotations preserve lengths and add up, so
-that the product of a query turned by m and a key turned by n depends on n − m alone, R_m^T R_n = R_(n−m), Eq. 16. Pair i
-of d/2 turns by θ_i = base^(−2i/d), from fast to slow.
+that the product of a query turned by m and a key turned by n depends on n − m alone, R_m^T R_n = R_(n−m), Eq. 16.
+Pair i of d/2 turns by θ_i = base^(−2i/d), from fast to slow.
 
-For places in a plane or in space the pairs are divided among the axes (Heo et al. 2024, arXiv:2403.13298), and each part
-is turned by its own coordinate.
+For places in a plane or in space the pairs are divided among the axes (Heo et al. 2024, arXiv:2403.13298), and each
+part is turned by its own coordinate.
 
 Two conventions of pairing are in use, and differ by an order of channels only: ``adjacent``, (0, 1), (2, 3), ..., as
 published, and ``half``, (0, d/2), (1, d/2 + 1), ..., as GPT-NeoX and LLaMA have it.

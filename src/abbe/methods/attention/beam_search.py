@@ -113,9 +113,7 @@ def _first_beams(source: torch.Tensor, beams: int, begin: int) -> tuple[_Beams, 
     return _Beams(tokens, first), _Beams(tokens, scores)
 
 
-def _extended(
-    network: Transformer, alive: _Beams, state: State, beams: int
-) -> tuple[_Beams, torch.Tensor, State]:
+def _extended(network: Transformer, alive: _Beams, state: State, beams: int) -> tuple[_Beams, torch.Tensor, State]:
     """Find the likeliest continuations by one token, twice as many as beams, since each beam may end once."""
     logits, state = network.decode(alive.tokens[:, :, -1].flatten()[:, None], state)
     scores = logits[:, -1].float().log_softmax(-1).unflatten(0, (-1, beams)) + alive.scores[..., None]  # (B, beams, K)

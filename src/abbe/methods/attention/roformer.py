@@ -2,8 +2,8 @@
 
 Jianlin Su, Yu Lu, Shengfeng Pan, Ahmed Murtadha, Bo Wen, Yunfeng Liu, 2021, arXiv:2104.09864.
 
-The idea: what attention should know of two words is how far they are apart. So nothing is added to a word; its query and
-its key are turned, pair of channels by pair, by angles that grow with its place, and in their product only the
+The idea: what attention should know of two words is how far they are apart. So nothing is added to a word; its query
+and its key are turned, pair of channels by pair, by angles that grow with its place, and in their product only the
 difference of the places is left (:mod:`abbe.nn.rope`)::
 
     tokens (N) ── word + segment, norm ──────────────────────────> (N, D)

@@ -129,7 +129,7 @@ class Transformer(nn.Module):
         return F.linear(x, self.embedding.weight), State(state.memory, state.seen, tuple(found))
 
     def embed(self, tokens: torch.Tensor, start: int = 0) -> torch.Tensor:
-        """Turn tokens (B, N), the first of which is at place ``start``, into vectors (B, N, D), Sections 3.4 and 3.5."""
+        """Turn tokens (B, N), the first of which is at place ``start``, into vectors (B, N, D): Sections 3.4, 3.5."""
         d = self.config.width
         x = self.embedding(tokens) * math.sqrt(d)
         return self.dropout(x + sinusoids(tokens.shape[1], d, start, tokens.device).to(x.dtype))
@@ -226,7 +226,9 @@ def sinusoids(length: int, width: int, start: int = 0, device: torch.device | No
     ``start`` is the place of the first; ``width`` is even.
     """
     places = torch.arange(start, start + length, dtype=torch.float32, device=device)
-    frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float32, device=device) * (-math.log(10000.0) / width))
+    frequencies = torch.exp(
+        torch.arange(0, width, 2, dtype=torch.float32, device=device) * (-math.log(10000.0) / width)
+    )
     turned = places[:, None] * frequencies  # (length, width / 2)
     return torch.stack([turned.sin(), turned.cos()], dim=-1).flatten(1)
 

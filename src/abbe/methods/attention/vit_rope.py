@@ -3,9 +3,9 @@
 Byeongho Heo, Song Park, Dongyoon Han, Sangdoo Yun, ECCV 2024, arXiv:2403.13298: the rotations of Su et al. 2021
 (arXiv:2104.09864) in the vision transformer of Dosovitskiy et al. 2021 (arXiv:2010.11929).
 
-The idea: a patch's place is an angle, not a vector that is added. Half of each head's channels are turned by the column
-and half by the row, in every block, so that attention sees by how much two patches are apart; images larger than those of
-the training need no resampled table::
+The idea: a patch's place is an angle, not a vector that is added. Half of each head's channels are turned by the
+column and half by the row, in every block, so that attention sees by how much two patches are apart; images larger
+than those of the training need no resampled table::
 
     image (C, Y, X) ── P×P patches ── class token before them ──> (1 + N, D)
        depth × [ + γ1 attention(norm), queries and keys of patches turned by x θ and y θ ] [ + γ2 MLP(norm) ]

@@ -1,7 +1,7 @@
 """RoFormer (Su et al. 2021): the names of transformers.
 
-Their weights pair adjacent channels; for a network that pairs halves the rows of queries and keys are reordered. The last
-layer of the masked-token head is a copy of the table of words, and the table of angles is computed.
+Their weights pair adjacent channels; for a network that pairs halves the rows of queries and keys are reordered. The
+last layer of the masked-token head is a copy of the table of words, and the table of angles is computed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any
 import torch
 
 from abbe.nn.rope import adjacent_from_half, half_from_adjacent
+from abbe.weights.published import Published
 from abbe.weights.rename import Change, Layout
+
+STEM = ()
+HEAD = ()
 
 
 def _paired(rows: torch.Tensor, config: Mapping[str, Any]) -> torch.Tensor:
@@ -61,3 +65,5 @@ TRANSFORMERS = transformers("transformers", "roformer.")
 TRANSFORMERS_BARE = transformers("transformers (bare encoder)", "")
 
 LAYOUTS = (TRANSFORMERS, TRANSFORMERS_BARE)
+
+PUBLISHED: tuple[Published, ...] = ()

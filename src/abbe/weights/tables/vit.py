@@ -6,10 +6,11 @@ the heads; all but timm and torchvision keep the first three apart.
 
 from __future__ import annotations
 
+from abbe.weights.published import Published
 from abbe.weights.rename import HWIO, TRANSPOSED, Change, Layout, part
 
-STEM = "patches.weight"
-"""The tensor that meets the image's channels."""
+STEM = ("patches.weight",)
+HEAD = ("head.",)
 
 HEADS_OUT = Change(
     lambda t, _: t.flatten(1).T,
@@ -124,3 +125,122 @@ TRANSFORMERS = transformers("transformers", "vit.")
 TRANSFORMERS_BARE = transformers("transformers (bare encoder)", "")
 
 LAYOUTS = (TIMM, TORCHVISION, TRANSFORMERS, TRANSFORMERS_BARE, GOOGLE)
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation for the authors' weights, which see pixels from −1 to 1."""
+_GOOGLE = "https://storage.googleapis.com/vit_models/"
+_TORCHVISION = "https://download.pytorch.org/models/"
+_HUB = "https://huggingface.co/"
+
+
+def _google21k(network: str, name: str, pre_logits: int, parameters: int) -> Published:
+    """Pre-trained weights of the authors; their heads are zeros, but the layer before has been learnt."""
+    config = {"num_classes": 21843, "pre_logits": pre_logits, "gelu": "tanh"}
+    address = f"{_GOOGLE}imagenet21k/{name}.npz"
+    return Published(
+        network, address, "Apache-2.0", config=config, data="ImageNet-21k", mean=HALF, std=HALF, parameters=parameters
+    )
+
+
+def _google1k(network: str, name: str, parameters: int, top1: float) -> Published:
+    return Published(
+        network,
+        f"{_GOOGLE}imagenet21k%2Bimagenet2012/{name}.npz",
+        "Apache-2.0",
+        config={"gelu": "tanh"},
+        data="ImageNet-21k, ImageNet-1k",
+        mean=HALF,
+        std=HALF,
+        parameters=parameters,
+        top1=top1,
+    )
+
+
+def _torchvision(network: str, name: str, sha256: str, parameters: int, top1: float) -> Published:
+    address = f"{_TORCHVISION}{name}-{sha256}.pth"
+    return Published(network, address, "BSD-3-Clause", parameters=parameters, top1=top1, sha256=sha256)
+
+
+def _swag(network: str, name: str, sha256: str, size: int, parameters: int, top1: float) -> Published:
+    """Pre-trained on pictures of Instagram and their tags, then trained on ImageNet: all of it, or the head (lc)."""
+    return Published(
+        network,
+        f"{_TORCHVISION}{name}-{sha256}.pth",
+        "CC-BY-NC-4.0",
+        config={"image_size": size},
+        data="Instagram tags, ImageNet-1k",
+        size=size,
+        parameters=parameters,
+        top1=top1,
+        sha256=sha256,
+    )
+
+
+def _timm(network: str, tag: str, size: int, parameters: int, top1: float) -> Published:
+    return Published(
+        network,
+        f"{_HUB}timm/{network}.{tag}/resolve/main/model.safetensors",
+        "Apache-2.0",
+        file=f"{network}.{tag}.safetensors",
+        data="ImageNet-21k, ImageNet-1k",
+        size=size,
+        mean=HALF,
+        std=HALF,
+        parameters=parameters,
+        top1=top1,
+    )
+
+
+PUBLISHED = (
+    _google21k("vit_base_patch16_224", "ViT-B_16", 768, 103_186_515),
+    _google21k("vit_base_patch32_224", "ViT-B_32", 768, 104_843_091),
+    _google21k("vit_large_patch16_224", "ViT-L_16", 1024, 326_740_307),
+    _google21k("vit_large_patch32_224", "ViT-L_32", 1024, 328_949_075),
+    _google21k("vit_huge_patch14_224", "ViT-H_14", 1280, 660_385_363),
+    _google1k("vit_base_patch16_224", "ViT-B_16-224", 86_567_656, 81.2),
+    _google1k("vit_large_patch16_224", "ViT-L_16-224", 304_326_632, 82.7),
+    _torchvision("vit_base_patch16_224", "vit_b_16", "c867db91", 86_567_656, 81.072),
+    _torchvision("vit_base_patch32_224", "vit_b_32", "d86f8d99", 88_224_232, 75.912),
+    _torchvision("vit_large_patch16_224", "vit_l_16", "852ce7e3", 304_326_632, 79.662),
+    _torchvision("vit_large_patch32_224", "vit_l_32", "c7638314", 306_535_400, 76.972),
+    _swag("vit_base_patch16_384", "vit_b_16_swag", "9ac1b537", 384, 86_859_496, 85.304),
+    _swag("vit_base_patch16_224", "vit_b_16_lc_swag", "4e70ced5", 224, 86_567_656, 81.886),
+    _swag("vit_large_patch16_384", "vit_l_16_swag", "4f3808c9", 512, 305_174_504, 88.064),
+    _swag("vit_large_patch16_224", "vit_l_16_lc_swag", "4d563306", 224, 304_326_632, 85.146),
+    _swag("vit_huge_patch14_224", "vit_h_14_swag", "80465313", 518, 633_470_440, 88.552),
+    _swag("vit_huge_patch14_224", "vit_h_14_lc_swag", "c1eb923e", 224, 632_045_800, 85.708),
+    _timm("vit_tiny_patch16_224", "augreg_in21k_ft_in1k", 224, 5_717_416, 75.452),
+    _timm("vit_tiny_patch16_384", "augreg_in21k_ft_in1k", 384, 5_790_376, 78.438),
+    _timm("vit_small_patch32_224", "augreg_in21k_ft_in1k", 224, 22_878_952, 76.010),
+    _timm("vit_small_patch32_384", "augreg_in21k_ft_in1k", 384, 22_915_432, 80.476),
+    _timm("vit_small_patch16_224", "augreg_in21k_ft_in1k", 224, 22_050_664, 81.402),
+    _timm("vit_small_patch16_384", "augreg_in21k_ft_in1k", 384, 22_196_584, 83.814),
+    _timm("vit_base_patch32_224", "augreg_in21k_ft_in1k", 224, 88_224_232, 80.732),
+    _timm("vit_base_patch32_384", "augreg_in21k_ft_in1k", 384, 88_297_192, 83.358),
+    _timm("vit_base_patch16_224", "augreg2_in21k_ft_in1k", 224, 86_567_656, 85.108),
+    _timm("vit_base_patch16_384", "augreg_in21k_ft_in1k", 384, 86_859_496, 86.010),
+    _timm("vit_large_patch16_224", "augreg_in21k_ft_in1k", 224, 304_326_632, 85.856),
+    _timm("vit_large_patch16_384", "augreg_in21k_ft_in1k", 384, 304_715_752, 87.096),
+    _timm("vit_large_patch32_384", "orig_in21k_ft_in1k", 384, 306_632_680, 81.508),
+    Published(
+        "vit_base_patch16_224",
+        f"{_HUB}google/vit-base-patch16-224-in21k/resolve/main/model.safetensors",
+        "Apache-2.0",
+        file="google-vit-base-patch16-224-in21k.safetensors",
+        config={"num_classes": 0, "pre_logits": 768},
+        data="ImageNet-21k",
+        mean=HALF,
+        std=HALF,
+        parameters=86_389_248,
+    ),
+    Published(
+        "vit_base_patch16_224",
+        f"{_HUB}google/vit-base-patch16-224/resolve/main/model.safetensors",
+        "Apache-2.0",
+        file="google-vit-base-patch16-224.safetensors",
+        data="ImageNet-21k, ImageNet-1k",
+        mean=HALF,
+        std=HALF,
+        parameters=86_567_656,
+    ),
+)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abbe.weights.published import Published
 from abbe.weights.rename import Layout
 
-STEM = "patches.weight"
-"""The tensor that meets the image's channels."""
+STEM = ("patches.weight",)
+HEAD = ("head.",)
 
 TIMM = Layout(
     "timm",
@@ -23,3 +24,21 @@ TIMM = Layout(
 )
 
 LAYOUTS = (TIMM,)
+
+
+def _timm(network: str, parameters: int, top1: float) -> Published:
+    return Published(
+        network,
+        f"https://huggingface.co/timm/{network}.naver_in1k/resolve/main/model.safetensors",
+        "Apache-2.0",
+        file=f"{network}.naver_in1k.safetensors",
+        parameters=parameters,
+        top1=top1,
+    )
+
+
+PUBLISHED = (
+    _timm("vit_small_patch16_rope_224", 21_984_232, 81.222),
+    _timm("vit_base_patch16_rope_224", 86_434_792, 83.714),
+    _timm("vit_large_patch16_rope_224", 304_174_056, 84.646),
+)

@@ -110,7 +110,7 @@ def _description(network: str, name: str, adopted: Adopted) -> Description:
         description.licence = record.licence
         description.data = [f"{record.data}, as {record.address}"]
         description.colours = {"mean": list(record.mean), "std": list(record.std), "size": record.size}
-        description.metrics = {"ImageNet-1k validation, as published": {"top-1 %": record.top1}} if record.top1 else {}
+        description.metrics = {f"{record.tested}, as published": {"top-1 %": record.top1}} if record.top1 else {}
     return description
 
 

@@ -74,8 +74,55 @@ _ROFORMER = Entry(
     "arXiv:2104.09864",
     "masked_tokens",
 )
+_RESNET = Entry(
+    "backbones/resnet.py",
+    "classification",
+    "Deep Residual Learning for Image Recognition",
+    2015,
+    "arXiv:1512.03385",
+    "classification",
+)
 
 ENTRIES = {
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "resnet152": _RESNET,
+    "resnet50_v1": _RESNET,
+    "resnet101_v1": _RESNET,
+    "resnet152_v1": _RESNET,
+    "resnet20_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet32_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet44_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet56_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet110_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain20_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain32_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain44_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain56_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain110_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet_tiny": _RESNET,
     "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
     "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),
     "unet_falk_2d": Entry(
@@ -136,7 +183,6 @@ ENTRIES = {
 OBJECTIVES = {
     "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
     "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),
-    "classification": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
     "instances": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
     "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),

@@ -79,13 +79,14 @@ def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:
     for _ in range(3):
         if not isinstance(content, Mapping):
             break
+        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is not None:  # before the tensors beside it, which are such as the best score
+            content = content[inner]
+            continue
         tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
         if tensors:
             return _plain(tensors)
-        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
+        break
     raise AbbeError(f"{path}: holds no tensors by name; expected a state dict, alone or under {', '.join(WRAPPERS)}")
 
 

@@ -43,8 +43,10 @@ class Published:
     """Subtracted from each channel of an image in 0 to 1."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """What each channel is divided by then."""
+    tested: str = "ImageNet-1k validation"
+    """What it was measured on."""
     top1: float | None = None
-    """Per cent of ImageNet-1k's validation images, as its publisher reports."""
+    """Per cent of those images whose class it names, as its publisher reports."""
     parameters: int = 0
     """Numbers that were learnt."""
     sha256: str = ""
@@ -110,11 +112,11 @@ def find_weights(name: str | Path, records: Iterable[Published], network: str | 
 
 def tell_record(record: Published) -> str:
     """Tell of a file in one line: name, network, parameters, reported figure, normalisation, licence, hash, address."""
-    top1 = f"top-1 {record.top1:.4g} % at {record.size} px" if record.top1 is not None else ""
+    top1 = f"top-1 {record.top1:.4g} % of {record.tested} at {record.size} px" if record.top1 is not None else ""
     pixels = " ".join(f"{mean:g}/{std:g}" for mean, std in zip(record.mean, record.std, strict=True))
     facts = (
         f"{record.network}, {record.parameters / 1e6:.1f} M parameters",
-        record.data,
+        f"trained on {record.data}",
         top1,
         f"mean/std {pixels}",
         record.licence,

@@ -5,9 +5,9 @@
     source  4 8 9 7 + 1 3        target  4 9 1 0
 
 A digit of the sum depends on all columns to its right, through the carries: 4999 + 1 has a chain of three. Numbers of
-random digits hardly have long chains, so half of the sums are made of columns that most often add up to nine. How
-long a sum's longest chain is, is its difficulty. Of all sums a tenth, chosen by a hash of the text, is never trained
-on.
+random digits hardly have long chains, so half of the sums begin with a carry in the last column, and most of their
+other columns add up to nine, which hand it on. How long a sum's longest chain is, is its difficulty. Of all sums a
+tenth, chosen by a hash of the text, is never trained on.
 """
 
 from __future__ import annotations
@@ -116,10 +116,13 @@ def held_out_sums(config: SumsConfig, number: int, seed: int = 0) -> list[TokenP
 
 def _summands(digits: int, generator: np.random.Generator) -> tuple[int, int]:
     lengths = generator.integers(1, digits + 1, 2)
-    columns = generator.integers(0, 10, (2, digits))
+    columns = generator.integers(0, 10, (2, digits))  # the last digits first
     if generator.random() < 0.5:
+        lengths[1] = lengths[0]
         nine = generator.random(digits) < NINES
         columns[1, nine] = 9 - columns[0, nine]
+        columns[0, 0] = generator.integers(1, 10)
+        columns[1, 0] = generator.integers(10 - columns[0, 0], 10)
     columns[np.arange(digits) >= lengths[:, None]] = 0
     first, second = (columns * 10 ** np.arange(digits)).sum(axis=1)
     return int(first), int(second)

@@ -155,6 +155,7 @@ def test_going_on_equals_the_whole(cuts: list[int], seed: int, drawn: Draw) -> N
     torch.testing.assert_close(torch.cat(found, dim=1), network(source, target), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
 def test_nothing_comes_from_the_future_or_from_padding(drawn: Draw) -> None:
     network = drawn(build(TINY))
     source, target = sentences(TINY), sentences(TINY, 8, seed=1)

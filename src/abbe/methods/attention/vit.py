@@ -139,7 +139,7 @@ class ViT(nn.Module):
         found = {"embedding": x}
         for i, block in enumerate(self.blocks):
             if f"blocks.{i}.attention" in names:
-                found[f"blocks.{i}.attention"] = block.attention.maps(block.norm1(x))
+                found[f"blocks.{i}.attention"] = cast(Block, block).maps(x)
             found[f"blocks.{i}"] = x = block(x)
         found["norm"] = self.norm(x)
         return {name: found[name] for name in names}
@@ -172,6 +172,10 @@ class Block(nn.Module):
         """Map tokens (B, N, D) to tokens."""
         x = x + self.drop_path(self.dropout(self.attention(self.norm1(x))))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute who attends to whom: (B, heads, N, N)."""
+        return self.attention.maps(self.norm1(x))
 
 
 class Attention(nn.Module):

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+import abbe
 from abbe.errors import AbbeError
 from abbe.methods.attention.vit import VARIANTS, ViT, ViTConfig, build, resampled
 from abbe.nn.pyramid import TokenBackbone
 from abbe.weights.load import load_strict
 from abbe.weights.rename import recognise
-from abbe.weights.tables.vit import GOOGLE, LAYOUTS, STEM, TIMM, TORCHVISION, TRANSFORMERS, TRANSFORMERS_BARE
+from abbe.weights.tables.vit import (
+    GOOGLE,
+    LAYOUTS,
+    PUBLISHED,
+    STEM,
+    TIMM,
+    TORCHVISION,
+    TRANSFORMERS,
+    TRANSFORMERS_BARE,
+)
+from abbe.weights.tables.vit_rope import PUBLISHED as ROPE_PUBLISHED
 
 Draw = Callable[..., Any]
 TINY = VARIANTS["vit_patch4_tiny"]
@@ -158,6 +173,39 @@ def test_every_layout_loads_back_to_the_same_network(layout: Any, drawn: Draw) -
     assert set(STEM) < set(network.state_dict())
 
 
+@pytest.mark.parametrize("layout", [TIMM, TORCHVISION, TRANSFORMERS, GOOGLE], ids=lambda layout: layout.name)
+def test_files_of_others_open_by_name(layout: Any, drawn: Draw, tmp_path: Path) -> None:
+    """As .npz, .pth and .safetensors; grey images give what they gave as colour."""
+    config = replace(TINY, gelu="tanh", pre_logits=6) if layout is GOOGLE else TINY
+    network = drawn(build(config))
+    theirs, path = layout.to_theirs(network.state_dict(), asdict(config)), tmp_path / "weights"
+    if layout is GOOGLE:
+        np.savez(path := path.with_suffix(".npz"), **{name: tensor.numpy() for name, tensor in theirs.items()})
+    elif layout is TORCHVISION:
+        torch.save({"model": theirs}, path := path.with_suffix(".pth"))
+    else:
+        save_file(theirs, path := path.with_suffix(".safetensors"))
+    given = {"gelu": "tanh", "pre_logits": 6} if layout is GOOGLE else {}
+    found = abbe.create("vit_patch4_tiny", weights=path, **given).eval()
+    grey = abbe.create("vit_patch4_tiny", weights=path, in_channels=1, **given).eval()
+    x = noise(2, 1, 16, 20)
+    torch.testing.assert_close(found(x.expand(-1, 3, -1, -1)), network(x.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(grey(x), network(x.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+def test_published_files_are_of_networks_that_exist() -> None:
+    """Parameters as recorded, configs that can be built; one name, one file."""
+    assert len({record.name for record in (*PUBLISHED, *ROPE_PUBLISHED)}) == len(PUBLISHED) + len(ROPE_PUBLISHED)
+    for record in PUBLISHED:
+        config = replace(VARIANTS[record.network], **record.config)
+        assert record.size == config.image_size
+        grid, layer = (config.image_size // config.patch) ** 2, 4 * config.width + 2 * config.mlp
+        body = config.depth * (config.width * layer + 9 * config.width + config.mlp) + 2 * config.width
+        body += config.width * (config.patch**2 * 3 + 1) + (2 + grid) * config.width
+        body += config.pre_logits * (config.width + 1)
+        assert record.parameters == body + config.num_classes * ((config.pre_logits or config.width) + 1), record.name
+
+
 def test_old_names_of_torchvision_load(drawn: Draw) -> None:
     network = drawn(build(TINY))
     theirs = TORCHVISION.to_theirs(network.state_dict(), asdict(TINY))
@@ -291,8 +339,6 @@ def test_layout_and_compiler_change_nothing(drawn: Draw) -> None:
 
 
 def test_blocks_can_be_recomputed(drawn: Draw) -> None:
-    from torch.utils.checkpoint import checkpoint
-
     network = drawn(build(TINY))
     x = noise(1, 3, 16, 16)
     network(x).sum().backward()

@@ -82,8 +82,28 @@ _RESNET = Entry(
     "arXiv:1512.03385",
     "classification",
 )
+_CONVNEXT = Entry(
+    "backbones/convnext.py", "classification", "A ConvNet for the 2020s", 2022, "arXiv:2201.03545", "classification"
+)
+_ALEXNET = Entry(
+    "backbones/alexnet.py",
+    "classification",
+    "ImageNet Classification with Deep Convolutional Neural Networks",
+    2012,
+    "doi:10.1145/3065386",
+    "classification",
+)
 
 ENTRIES = {
+    "alexnet_2012": _ALEXNET,
+    "alexnet": _ALEXNET,
+    "alexnet_tiny": _ALEXNET,
+    "convnext_tiny": _CONVNEXT,
+    "convnext_small": _CONVNEXT,
+    "convnext_base": _CONVNEXT,
+    "convnext_large": _CONVNEXT,
+    "convnext_xlarge": _CONVNEXT,
+    "convnext_test_tiny": _CONVNEXT,
     "resnet18": _RESNET,
     "resnet34": _RESNET,
     "resnet50": _RESNET,

@@ -53,15 +53,14 @@ def stride_on_the_first(network: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_it_equals_the_libraries(name: str, library: str, randomised: Draw) -> None:
     plain = name.removesuffix("_v1")
-    if library == "timm":
-        if name != plain:
-            pytest.skip("timm has no such network")
-        theirs = pytest.importorskip("timm").create_model(plain, num_classes=10)
-    else:
-        theirs = torchvision.models.get_model(plain, num_classes=10)
+    if library == "timm" and name != plain:
+        pytest.skip("timm has no such network")
+    create = pytest.importorskip("timm").create_model if library == "timm" else torchvision.models.get_model
     config = replace(VARIANTS[name], num_classes=10)
-    ours = randomised(build(config))
-    theirs.load_state_dict(TORCHVISION.to_theirs(ours.state_dict(), asdict(config)))
+    with torch.device("meta"):  # the numbers come below
+        ours, theirs = build(config), create(plain, num_classes=10)
+    ours = randomised(ours.to_empty(device="cpu"))
+    theirs.load_state_dict(TORCHVISION.to_theirs(ours.state_dict(), asdict(config)), assign=True)
     x = noise(2, 3, 64, 50)
     reference = stride_on_the_first(theirs) if name != plain else theirs
     assert_same(forward_and_gradient(ours, x), forward_and_gradient(reference.eval(), x))
@@ -102,7 +101,7 @@ def test_the_cifar_family_is_what_the_paper_says(name: str, randomised: Draw) ->
     assert_same(forward_and_gradient(ours, x), expected)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20_cifar", "resnet_tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet20_cifar", "resnet_tiny"])
 def test_what_was_published_comes_back(name: str) -> None:
     network, config = build(VARIANTS[name]), asdict(VARIANTS[name])
     layout = CIFAR if "cifar" in name else TORCHVISION

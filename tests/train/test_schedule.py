@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from abbe.methods.attention.transformer import learning_rate
 from abbe.train.recipe import TrainConfig
 from abbe.train.schedule import build_optimizers, learning_rate_factor, set_learning_rate
 
@@ -37,6 +38,12 @@ def test_warmup_rises_in_equal_steps_to_the_highest_rate() -> None:
 
 def test_constant_stays() -> None:
     assert factors(6, 2, "constant") == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_inverse_root_is_the_transformer_s() -> None:
+    highest = learning_rate(40, 64, warmup=40)
+    expected = [learning_rate(step, 64, warmup=40) / highest for step in range(1, 201)]
+    assert factors(200, 40, "inverse_root") == pytest.approx(expected)
 
 
 def test_only_matrices_and_kernels_decay_under_adamw() -> None:

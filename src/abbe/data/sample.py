@@ -24,3 +24,17 @@ class Sample:
     """What to call it in messages and tables."""
     extra: dict[str, Any] = field(default_factory=dict)
     """What only one method needs, by its own name."""
+
+
+@dataclass
+class TokenPair:
+    """A sequence of tokens and the one that belongs behind it, without tokens for begin, end and padding."""
+
+    source: np.ndarray
+    """(S), whole numbers."""
+    target: np.ndarray
+    """(T), likewise; empty where there is only one sequence."""
+    name: str = ""
+    """What to call it in messages."""
+    difficulty: int = 0
+    """How hard it is, on a scale of its own kind."""

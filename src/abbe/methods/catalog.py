@@ -49,6 +49,33 @@ _UNET_3D = "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotat
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
 _INTERNIMAGE = "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions"
 
+_VIT = Entry(
+    "attention/vit.py",
+    "classification",
+    "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+    2021,
+    "arXiv:2010.11929",
+    "classification",
+)
+_VIT_ROPE = Entry(
+    "attention/vit_rope.py",
+    "classification",
+    "Rotary Position Embedding for Vision Transformer",
+    2024,
+    "arXiv:2403.13298",
+    "classification",
+)
+_TRANSFORMER = Entry(
+    "attention/transformer.py", "translation", "Attention Is All You Need", 2017, "arXiv:1706.03762", "translation"
+)
+_ROFORMER = Entry(
+    "attention/roformer.py",
+    "masked tokens",
+    "RoFormer: Enhanced Transformer with Rotary Position Embedding",
+    2021,
+    "arXiv:2104.09864",
+    "masked_tokens",
+)
 _RESNET = Entry(
     "backbones/resnet.py",
     "classification",
@@ -173,9 +200,37 @@ ENTRIES = {
     "internimage_micro": Entry(
         "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
     ),
+    "vit_tiny_patch16_224": _VIT,
+    "vit_tiny_patch16_384": _VIT,
+    "vit_small_patch32_224": _VIT,
+    "vit_small_patch32_384": _VIT,
+    "vit_small_patch16_224": _VIT,
+    "vit_small_patch16_384": _VIT,
+    "vit_base_patch32_224": _VIT,
+    "vit_base_patch32_384": _VIT,
+    "vit_base_patch16_224": _VIT,
+    "vit_base_patch16_384": _VIT,
+    "vit_large_patch32_224": _VIT,
+    "vit_large_patch32_384": _VIT,
+    "vit_large_patch16_224": _VIT,
+    "vit_large_patch16_384": _VIT,
+    "vit_large_patch14_224": _VIT,
+    "vit_huge_patch14_224": _VIT,
+    "vit_patch4_tiny": _VIT,
+    "vit_small_patch16_rope_224": _VIT_ROPE,
+    "vit_base_patch16_rope_224": _VIT_ROPE,
+    "vit_large_patch16_rope_224": _VIT_ROPE,
+    "vit_rope_tiny": _VIT_ROPE,
+    "transformer_base": _TRANSFORMER,
+    "transformer_big": _TRANSFORMER,
+    "transformer_tiny": _TRANSFORMER,
+    "roformer_base": _ROFORMER,
+    "roformer_tiny": _ROFORMER,
 }
 
 OBJECTIVES = {
+    "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
+    "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),
     "instances": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
     "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),

@@ -60,8 +60,8 @@ class TrainConfig:
     """Momentum of sgd; first beta of adam and adamw."""
     warmup_steps: int = 0
     """Steps during which the learning rate rises linearly to its highest value."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Course of the learning rate after the warm-up: half a cosine down to zero, or constant."""
+    schedule: Literal["cosine", "constant", "inverse_root"] = "cosine"
+    """Course of the learning rate after the warm-up: half a cosine down to zero, constant, or as 1 / √step."""
     gradient_clip: float = 1.0
     """Largest L2 norm of the gradient of all parameters together; 0: unlimited."""
     ema_decay: float = 0.999

@@ -16,12 +16,15 @@ def learning_rate_factor(step: int, *, total: int, warmup: int, schedule: str) -
     """Fraction of the highest learning rate at a step, counted from 0.
 
     Linear from ``1 / warmup`` to 1 during the warm-up; then half a cosine that would reach 0 at ``total``
-    (Loshchilov and Hutter, 2017, without restarts), or constant.
+    (Loshchilov and Hutter, 2017, without restarts), constant, or falling with the root of the step (Vaswani et al.,
+    2017, Eq. 3).
     """
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
+    if schedule == "inverse_root":
+        return math.sqrt(max(1, warmup) / (step + 1))
     progress = (step - warmup) / max(1, total - warmup)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 

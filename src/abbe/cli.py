@@ -15,7 +15,7 @@ from rich.console import Console
 
 from abbe import __version__
 from abbe.errors import AbbeError
-from abbe.settings import ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
@@ -129,6 +129,54 @@ def measure(
 
 
 @app.command
+def classify(
+    images: list[str],
+    /,
+    *,
+    model: str,
+    out: Path = Path("abbe-results"),
+    objects: Path | None = None,
+    labels: Path | None = None,
+    settings: Annotated[ClassifySettings | None, Flat] = None,
+    overwrite: bool = False,
+) -> int:
+    """Tell the classes of images, or of every object in them: a table, a contact sheet and report.html.
+
+    Where the classes are known, from --labels or by the folders that the images lie in, the report compares.
+
+    Parameters
+    ----------
+    images
+        Files, folders (with all below them), patterns, or addresses of OME-Zarr.
+    model
+        A model of classes: a file, or the folder of a training.
+    out
+        Folder for the results.
+    objects
+        Folder of label masks (<stem>_labels.tif, <stem>_mask.png or <stem>.tif): classify every object of them.
+    labels
+        CSV file of known classes with the columns image and class, for objects label too.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.api import classify_files
+    from abbe.batch import Outputs
+
+    with Display() as display:
+        result = classify_files(
+            images,
+            Outputs(out, overwrite=overwrite),
+            model,
+            settings,
+            objects=objects,
+            truth=labels,
+            command=["abbe", *sys.argv[1:]],
+            tell=display.tell,
+        )
+    return close(result)
+
+
+@app.command
 def train(
     recipe: str,
     /,
@@ -142,7 +190,8 @@ def train(
 ) -> int:
     """Train a model on annotated images; any setting of the recipe can be changed: --train.epochs 20.
 
-    Images and labels are found as images/ beside masks/, a.tif beside a_mask.tif, COCO JSON, or ImageJ ROI zips.
+    Images and labels are found as images/ beside masks/, a.tif beside a_mask.tif, COCO JSON, or ImageJ ROI zips;
+    for classes as a folder of images for each class.
 
     Parameters
     ----------
@@ -178,7 +227,7 @@ def train(
     if trained.fit.leads:
         print_line(f"model: {trained.model}")
         print_line(f"curves and log: {trained.run}")
-        print_line(f"use it: abbe segment IMAGES --model {trained.run}")
+        print_line(f"use it: abbe {trained.verb} IMAGES --model {trained.run}")
     return 0
 
 
@@ -373,10 +422,10 @@ def close(result: Any) -> int:
     """Say what came of a batch, and give the exit code: 0 all, 1 some, 2 none, 130 stopped."""
     done = len(result.images)
     if done:
-        total = int(result.images["count"].sum())
+        objects = f"{int(result.images['count'].sum())} objects in " if "count" in result.images else ""
         skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
         images = f"{done} image{'s' * (done != 1)}"
-        print_line(f"{total} objects in {images}{skipped}: {result.folder / 'report.html'}")
+        print_line(f"{objects}{images}{skipped}: {result.folder / 'report.html'}")
     if result.failures:
         err.print(f"{len(result.failures)} failed:", highlight=False)
         for _, reason in result.failures:

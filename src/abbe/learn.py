@@ -54,6 +54,8 @@ class Trained:
     """The run folder: curves, log, checkpoints, resolved recipe."""
     fit: FitResult
     """History and best score."""
+    verb: str = "segment"
+    """What the model is for."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def train_recipe(
         if lesson.measure:
             lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
         save_model(path, lesson.method.state_dict(), lesson.description)
-    return Trained(path, run, result)
+    return Trained(path, run, result, "classify" if _of_classes(recipe) else "segment")
 
 
 @dataclass(frozen=True)

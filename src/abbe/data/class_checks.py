@@ -49,7 +49,9 @@ def look_at(images: Sequence[Labelled], in_channels: int | None = None) -> Look:
 
 
 def _named(image: Labelled, sentence: str) -> str:
-    return sentence if str(image.image) in sentence else f"{image.image}: {sentence.removeprefix(image.image.name + ': ')}"
+    return (
+        sentence if str(image.image) in sentence else f"{image.image}: {sentence.removeprefix(image.image.name + ': ')}"
+    )
 
 
 def check_classes(

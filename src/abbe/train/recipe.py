@@ -138,7 +138,7 @@ class DataConfig:
     """Of images in class folders: which belong together, never to be divided. A CSV file with the columns image and
     group, or what separates the group from the rest of a file's name; empty: none do."""
     class_balance: float = 0.0
-    """How often images are drawn, as a power of one over the number in their class: 0 all alike, 1 all classes alike."""
+    """How often images are drawn, as a power of one over the number in their class: 1: all classes alike."""
     sources: list[str] = field(default_factory=list)
     """What the data is and under which licence, for the model's card."""
     in_channels: int = 1

@@ -17,7 +17,7 @@ from torch import nn
 from abbe.methods.catalog import ENTRIES, Entry
 
 NAME, FILE = "toy_classifier", "backbones/toy_classifier.py"
-CLASSES = ("cross", "disc", "ring")
+CLASSES = ("coarse", "fine", "smooth")
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,12 @@ def registered() -> Iterator[str]:
 
 
 def draw(kind: str, generator: np.random.Generator, side: int = 24, dtype: str = "uint8") -> np.ndarray:
-    """Draw a shape of a class, (Y, X), anywhere in the picture and a little noisy."""
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2 - generator.uniform(-3, 3, (2, 1, 1))
-    radius = np.hypot(y, x)
-    shapes = {
-        "cross": (np.abs(y) < 2) | (np.abs(x) < 2),
-        "disc": radius < 6,
-        "ring": (radius > 5) & (radius < 8),
-    }
-    top = np.iinfo(dtype).max
-    bright = np.where(shapes[kind], 0.8, 0.1) + generator.normal(0, 0.03, (side, side))
-    return (np.clip(bright, 0, 1) * top).astype(dtype)
+    """Draw a texture of a class, (Y, X): blocks of 6 pixels, single pixels, or a slope."""
+    slope = np.add.outer(np.linspace(0, 1, side), np.linspace(0, 1, side)) / 2
+    coarse = generator.random((6, 6)).repeat(6, 0).repeat(6, 1)[:side, :side]
+    textures = {"coarse": coarse, "fine": generator.random((side, side)), "smooth": slope}
+    noisy = textures[kind] + generator.normal(0, 0.02, (side, side))
+    return (np.clip(noisy, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 
 
 def write_folders(root: Path, numbers: dict[str, int], seed: int = 0, dtype: str = "uint8", channels: int = 1) -> Path:
@@ -94,12 +89,12 @@ def write_folders(root: Path, numbers: dict[str, int], seed: int = 0, dtype: str
 
 
 RECIPE = """\
-# Shapes: a toy
-# command: abbe train shapes.toml --data shapes
+# Textures: a toy
+# command: abbe train textures.toml --data textures
 # cost: seconds
 # result: none
 
-name = "shapes"
+name = "textures"
 method = "toy_classifier"
 licence = "CC0"
 
@@ -126,7 +121,7 @@ noise_probability = 0.0
 
 [train]
 epochs = 3
-steps_per_epoch = 12
+steps_per_epoch = 20
 batch_size = 8
 crop = 24
 learning_rate = 2e-2

@@ -166,6 +166,7 @@ def segment_files(
     settings = settings or SegmentSettings()
     found = find_images(inputs)
     loaded = load(model)
+    loaded.expect_objects()
     device = loaded.predictor(settings).device
     title = f"{loaded.name.capitalize()} in {_images(len(found))}"
     batch = Batch(outputs, loaded.identity(settings), title, command, loaded.record(), device)

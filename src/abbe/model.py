@@ -154,8 +154,7 @@ class Model:
 
     def job(self, series: Series, settings: SegmentSettings) -> Job:
         """Lay out the work on a selected image: at what scale, in which tiles."""
-        if self.method.joins == "whole":
-            raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
+        self.expect_objects()
         predictor, reader = self.predictor(settings), self.reader(series, settings)
         first, unscaled = series[0], (1.0,) * self.dimensions
         job = Job(
@@ -169,6 +168,11 @@ class Model:
             len(series),
         )
         return dataclasses.replace(job, scale=self.scale(first, job, settings))
+
+    def expect_objects(self) -> None:
+        """Refuse to look for objects with a model that tells the class of a whole image."""
+        if self.method.joins == "whole":
+            raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
 
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""

@@ -289,6 +289,9 @@ def divide(
     if parts < 2 and not folds:
         return list(images), []
     dealt = folds_of(images, parts, seed)
+    if not folds:  # groups may be few and unequal: the fold whose share is nearest
+        sizes = Counter(dealt[one.group] for one in images)
+        fold = min(range(parts), key=lambda part: abs(sizes[part] / len(images) - fraction))
     train = [one for one in images if dealt[one.group] != fold]
     return train, [one for one in images if dealt[one.group] == fold]
 

@@ -87,7 +87,7 @@ class Classification(nn.Module):
     Parameters
     ----------
     network
-        Maps (B, C, Y, X) to logits (B, K); has ``in_channels``.
+        Maps (B, C, Y, X) to logits (B, K); has ``in_channels``, or begins with a convolution.
     options
         As many classes as the network has logits.
     """
@@ -104,8 +104,11 @@ class Classification(nn.Module):
 
     @property
     def in_channels(self) -> int:
-        """Channels of the image."""
-        return int(self.network.in_channels)  # type: ignore[arg-type]
+        """Channels of the image: what the network says, or what its first convolution takes."""
+        known: Any = getattr(self.network, "in_channels", None)
+        if known is not None:
+            return int(known)
+        return next(layer.in_channels for layer in self.network.modules() if isinstance(layer, nn.Conv2d))
 
     @property
     def geometry(self) -> Geometry:

@@ -28,9 +28,7 @@ from abbe.data.normalize import Normalization
 from abbe.data.write import write_png
 from abbe.errors import AbbeError
 
-RECORDS = st.lists(
-    st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), min_size=2, max_size=60
-).map(
+RECORDS = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9)), min_size=2, max_size=60).map(
     lambda rows: [
         Labelled(Path(f"{kind}/{n}.png"), f"{kind}/{n}.png", kind, group=str(group))
         for n, (kind, group) in enumerate(rows)
@@ -178,7 +176,10 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     folder = find_classes(tmp_path)
     look = look_at(folder)
     train = [one for one in folder if one.split == "train"]
-    found = [*look.findings, *check_classes(train, [one for one in folder if one.split == "val"], look.digests, [folder])]
+    found = [
+        *look.findings,
+        *check_classes(train, [one for one in folder if one.split == "val"], look.digests, [folder]),
+    ]
     assert levels(found, "the same image in train and val") == ["error"]
     assert levels(found, "the same image in two classes") == ["error"]
     assert levels(found, "1 class folder without an image: train/none") == ["error"]

@@ -71,7 +71,7 @@ def test_labels_stay_on_their_pixels() -> None:
     labels = np.zeros((32, 32), np.int32)
     labels[8:20, 8:20] = 1
     sample = Sample(labels[None].astype(np.float32), labels)
-    off = {name: 0.0 for name in ("affine", "elastic", "stain", "curve", "gamma", "illumination", "blur", "noise")}
+    off = dict.fromkeys(("affine", "elastic", "stain", "curve", "gamma", "illumination", "blur", "noise"), 0.0)
     config = AugmentConfig(
         **{f"{name}_probability": value for name, value in off.items()},
         contrast_probability=0.0,
@@ -80,7 +80,5 @@ def test_labels_stay_on_their_pixels() -> None:
     )
     for seed in range(12):
         crop = augment(sample, config, np.random.default_rng(seed), (32, 32))
-        inside, outside = crop.image[0][crop.labels > 0], crop.image[0][crop.labels == 0]
-        assert np.median(inside) != np.median(outside)
-        edges = np.abs(np.diff(crop.image[0], axis=1)) > 0.2
-        assert (np.diff(crop.labels, axis=1) != 0)[edges].mean() > 0.4
+        # a rotation or a shift of a third would leave less than half of this
+        assert abs(np.corrcoef(crop.image.ravel(), crop.labels.ravel())[0, 1]) > 0.9

@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_what_is_finished(
         return whole(self, *arguments)
 
     monkeypatch.setattr(Classifier, "images", stops)
-    code, _, told = classify(texture_folder / "fine", "--out", tmp_path / "out")
+    code, *_ = classify(texture_folder / "fine", "--out", tmp_path / "out")
     assert code == 130
     assert len(pd.read_csv(tmp_path / "out" / "images.csv")) == 3
     code, *_ = classify(texture_folder / "fine", "--out", tmp_path / "out")

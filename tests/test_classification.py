@@ -21,7 +21,7 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.settings import ClassifySettings
 
-EXACT = ClassifySettings(device="cpu", precision="exact")
+PLAIN: dict[str, Any] = {"device": "cpu", "precision": "exact"}
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +59,11 @@ def test_images_too_large_to_read_at_once_are_seen_alike(
 
 
 def test_the_class_of_an_image_and_of_every_frame(texture_run: Path, texture_folder: Path, textures: Any) -> None:
-    table = abbe.classify(texture_folder / "smooth" / "g1_0.tif", texture_run, device="cpu")
+    table = abbe.classify(texture_folder / "smooth" / "g1_0.tif", texture_run, **PLAIN)
     assert list(table) == ["class", "probability", "p_coarse", "p_fine", "p_smooth"]
     assert len(table) == 1
     stack = np.stack([textures.draw("fine", np.random.default_rng(n)) for n in range(3)])
-    frames = abbe.classify(stack, texture_run, axes="ZYX", z="all", device="cpu")
+    frames = abbe.classify(stack, texture_run, axes="ZYX", z="all", **PLAIN)
     assert frames["z"].tolist() == [0, 1, 2]
     with pytest.raises(AbbeError, match="--z"):
         abbe.classify(stack, texture_run, axes="ZYX")
@@ -74,7 +74,7 @@ def test_objects_are_told_as_their_pictures_alone_would_be(
 ) -> None:
     image, labels = tiled
     frame = Image(image[None], "CYX", name="tiled")
-    tight = ClassifySettings(device="cpu", precision="exact", object_margin=0.0)
+    tight = ClassifySettings(**PLAIN, object_margin=0.0)
     numbers, table = classifier.objects(frame, labels, tight)
     assert numbers.tolist() == list(range(1, 13))
     for number, row in zip(numbers, table.to_dict("records"), strict=True):
@@ -87,20 +87,20 @@ def test_objects_are_told_as_their_pictures_alone_would_be(
 def test_classes_join_the_measurements(texture_run: Path, tiled: tuple[np.ndarray, np.ndarray]) -> None:
     image, labels = tiled
     labels = np.where(labels == 4, 0, labels)  # numbers with a gap
-    table = abbe.classify(image, texture_run, objects=labels, device="cpu", object_margin=0.0)
+    table = abbe.classify(image, texture_run, objects=labels, **PLAIN, object_margin=0.0)
     assert table["label"].tolist() == [n for n in range(1, 13) if n != 4]
     assert {"area", "class", "probability", "p_fine"} <= set(table)
     assert (table["area"] == 24 * 24).all()
-    fixed = abbe.classify(image, texture_run, objects=labels, device="cpu", object_side=24)
+    fixed = abbe.classify(image, texture_run, objects=labels, **PLAIN, object_side=24)
     assert fixed["p_fine"].tolist() == pytest.approx(table["p_fine"].tolist(), abs=1e-5)
-    nothing = abbe.classify(image, texture_run, objects=np.zeros_like(labels), device="cpu")
+    nothing = abbe.classify(image, texture_run, objects=np.zeros_like(labels), **PLAIN)
     assert len(nothing) == 0
     assert "class" in nothing
     with pytest.raises(AbbeError, match="squares of side 0"):
         abbe.classify(image, texture_run, objects=labels, object_side=0)
     with pytest.raises(AbbeError, match="classes are told of planes; choose with --z"):
         solid = np.stack([labels, labels])
-        abbe.classify(np.stack([image, image]), texture_run, objects=solid, axes="ZYX")
+        abbe.classify(np.stack([image, image]), texture_run, objects=abbe.read(solid, axes="ZYX"), axes="ZYX", **PLAIN)
 
 
 @settings(deadline=None, max_examples=40)
@@ -130,4 +130,4 @@ def test_channels_that_do_not_fit_are_told(classifier: Classifier, tmp_path: Pat
     tifffile.imwrite(tmp_path / "x.tif", np.zeros((5, 30, 30), np.uint16), imagej=True, metadata={"axes": "CYX"})
     with pytest.raises(AbbeError, match=r"5 channels, but the model takes 1 or 3 channels; choose one with --channel"):
         abbe.classify(tmp_path / "x.tif", classifier.model)
-    assert len(abbe.classify(tmp_path / "x.tif", classifier.model, channel=2, device="cpu")) == 1
+    assert len(abbe.classify(tmp_path / "x.tif", classifier.model, channel=2, **PLAIN)) == 1

@@ -261,7 +261,7 @@ def evaluate(
     result = run(model, data, split=split, **dataclasses.asdict(settings or SegmentSettings()))
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (None, None))
-        print_line(f"{name:14s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
+        print_line(f"{name:18s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
     print_line("\nworst images:")
     print_line(result.images.head(5).to_string(index=False))
     if out is not None:

@@ -4,7 +4,7 @@
     python benchmarks/classify_cells.py train   --data redcells --run runs/redcells [--train.epochs 5]
     python benchmarks/classify_cells.py quality --data redcells --run runs/redcells
 
-The data is the Chula RBC-12 dataset (MIT, arXiv:2012.01321): smears of 640 x 480 pixels, and for every cell its place and
+The data is the Chula RBC-12 dataset (MIT, arXiv:2012.01321): smears of 640 x 480 pixels, of every cell its place and
 one of 13 classes, of which "uncategorised" is left out. Cells of one smear are all in one part. Accuracy is balanced
 over the classes, its interval is over smears, and beside it stands a linear probe on the raw pixels, so that the number
 means something.

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 from abbe import batch as batch_module
 from abbe import cli
@@ -19,8 +20,10 @@ from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png
 from abbe.data.write_zarr import write_image_zarr
+from abbe.methods.backbones.resnet import VARIANTS, build
 from abbe.model import Model
 from abbe.weights.file import read_model, save_model
+from abbe.weights.tables.resnet import LAYOUTS
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -414,3 +417,18 @@ def test_mistakes_in_a_training(run: Callable[..., Ran], tiny_recipe: Path, anno
         assert ran.code == 2
         assert told in ran.err
     assert not (tmp_path / "run").exists()
+
+
+def test_published_weights_are_listed_and_converted(run: Callable[..., Ran], tmp_path: Path) -> None:
+    listed = run("models")
+    assert "resnet50-0676ba61.pth: resnet50, 25.6 M parameters; trained on ImageNet-1k; top-1 76.13 %" in listed.out
+    network = build(VARIANTS["resnet_tiny"])
+    torch.save(LAYOUTS[0].to_theirs(network.state_dict(), {}), tmp_path / "theirs.pth")
+    words = ("convert", tmp_path / "theirs.pth", "--to", tmp_path / "mine.safetensors", "--network", "resnet_tiny")
+    assert run(*words).code == 0
+    assert read_model(tmp_path / "mine.safetensors")[1].network == "resnet_tiny"
+    again = run(*words)
+    assert again.code == 2
+    assert "is there already; --overwrite replaces it" in again.err
+    assert run(*words, "--overwrite", "--in-channels", 1, "--num-classes", 0).code == 0
+    assert read_model(tmp_path / "mine.safetensors")[1].config["num_classes"] == 0

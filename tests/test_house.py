@@ -35,6 +35,7 @@ ROOMS = (
         "model",
         "classification",
         "class_batch",
+        "adopt",
         "evaluation",
         "learn_classes",
         "learn",
@@ -42,6 +43,7 @@ ROOMS = (
         "checkup",
         "demo",
         "api",
+        "display",
         "cli",
     ),
 )

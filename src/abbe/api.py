@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from abbe.adopt import adopt
+from abbe.adopt import convert as convert_weights
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
 from abbe.class_batch import ClassBatch, classify_one, truth_of_images
 from abbe.classification import Classifier, find_object_classes, object_sections
@@ -29,12 +31,11 @@ from abbe.report.table import ObjectTable
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
-from abbe.weights.file import read_model
-from abbe.weights.load import load_strict
 
 __all__ = [
     "classify",
     "classify_files",
+    "convert",
     "create",
     "evaluate",
     "info",
@@ -74,24 +75,45 @@ def create(name: str, *, weights: str | Path | None = None, **config: Any) -> An
     name
         As ``abbe models`` lists them.
     weights
-        A model file of Abbe whose network this is; random weights unless given.
+        A model file of Abbe, a published file in a layout that is known (``abbe models`` lists them), or the name of
+        one that lies in ``~/.cache/abbe/weights`` (``$ABBE_WEIGHTS``); random weights unless given.
     **config
-        Fields of the network's config that differ from the published ones.
+        Fields of the network's config that differ from the published ones. With ``in_channels`` the first filters of
+        published weights are summed for one channel, otherwise repeated and scaled; with ``num_classes`` a last layer
+        of other classes stays random, and a warning says so.
 
     Returns
     -------
     torch.nn.Module
         In training mode, on the CPU.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such network or field, or the weights cannot be found, read, or do not fit the network.
     """
-    base = variant(name)
-    network = module_of(entry(name).file).build(
-        build_config(type(base), dataclasses.asdict(base) | config, f"create({name!r})")
-    )
     if weights is not None:
-        tensors, _ = read_model(weights)
-        inner = {key.removeprefix("network."): tensor for key, tensor in tensors.items()}
-        load_strict(network, inner, str(weights))
-    return network
+        return adopt(name, weights, config).network
+    base = variant(name)
+    values = dataclasses.asdict(base) | config
+    return module_of(entry(name).file).build(build_config(type(base), values, f"create({name!r})"))
+
+
+def convert(weights: str | Path, to: str | Path, network: str | None = None, **config: Any) -> Path:
+    """Store published weights as a model file of Abbe, with licence and normalisation where they are known.
+
+    Parameters
+    ----------
+    weights
+        As for :func:`create`.
+    to
+        The file to write, ``name.safetensors``.
+    network
+        Name in the catalog; needed where the name of the file is not that of a published one.
+    **config
+        As for :func:`create`.
+    """
+    return convert_weights(weights, to, network, config)
 
 
 def segment(image: Any, model: str | Path | Model = "nuclei", **settings: Any) -> Segmentation:

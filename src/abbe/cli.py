@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from abbe import __version__
+from abbe.display import Display, err
 from abbe.errors import AbbeError
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 
@@ -21,7 +21,6 @@ Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
 
 out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
 app = App(
     default_parameter=Parameter(negative=()),
     name="abbe",
@@ -294,8 +293,9 @@ def info(file: str, /, *, model: str = "nuclei", settings: Annotated[SegmentSett
 
 @app.command
 def models() -> int:
-    """List the models that can be used by name, and the networks that can be built."""
-    from abbe.methods.catalog import ENTRIES
+    """List the models that can be used by name, the networks that can be built, and the weights published for them."""
+    from abbe.methods.catalog import ENTRIES, published
+    from abbe.weights.published import tell_record, weights_folder
     from abbe.weights.records import RECORDS
 
     print_line("models (abbe segment IMAGES --model NAME)")
@@ -304,6 +304,49 @@ def models() -> int:
     print_line("\nnetworks (abbe.create(NAME), recipes)")
     for name, entry in ENTRIES.items():
         print_line(f"  {name:20s} {entry.title} ({entry.year}), {entry.paper}")
+    print_line(
+        f"\npublished weights (abbe.create(NETWORK, weights=FILE), abbe convert FILE), looked for in {weights_folder()}"
+    )
+    for record in published():
+        print_line(f"  {tell_record(record)}")
+    return 0
+
+
+@app.command
+def convert(
+    weights: str,
+    /,
+    *,
+    to: Path,
+    network: str | None = None,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Store published weights as a model of Abbe, in one .safetensors file with licence and normalisation.
+
+    Parameters
+    ----------
+    weights
+        The published file, or the name of one in the folder that `abbe models` tells.
+    to
+        File to write: name.safetensors.
+    network
+        Name of its network, as `abbe models` lists them; needed where the file's name does not tell it.
+    in_channels
+        Channels of the images, where they are not those of the weights.
+    num_classes
+        Classes of a new last layer, which is random; 0 for none.
+    overwrite
+        Replace a file that is there.
+    """
+    from abbe.api import convert as run
+
+    if to.exists() and not overwrite:
+        raise AbbeError(f"{to}: is there already; --overwrite replaces it")
+    given = {"in_channels": in_channels, "num_classes": num_classes}
+    config = {name: value for name, value in given.items() if value is not None}
+    print_line(f"model: {run(weights, to, network, **config)}")
     return 0
 
 
@@ -365,57 +408,6 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
             images, outputs, settings=sizes, command=command, tell=display.tell, progress=display.progress
         )
     return close(result)
-
-
-class Display:
-    """Progress on standard error: a bar on a terminal, otherwise a line for each image, and for long ones some more."""
-
-    QUIET = 60.0
-    """Seconds between two lines about one image."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.started = self.spoken = time.monotonic()
-
-    def __enter__(self) -> Display:
-        if err.is_terminal:
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("image"), TimeRemainingColumn())
-            self.bar = Progress(*columns, console=err, transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task("", total=1.0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def tell(self, line: str) -> None:
-        """Print a line, of a finished image or of one that begins."""
-        err.print(line, highlight=False, markup=False)
-        self.started = self.spoken = time.monotonic()
-        if self.bar is not None:
-            self.bar.reset(self.task)
-
-    def progress(self, part: float) -> None:
-        """Move the bar of the image in hand, or say now and then how long it will take."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=part)
-            return
-        now = time.monotonic()
-        if 0 < part < 1 and now - self.spoken >= self.QUIET:
-            left = (now - self.started) * (1 - part) / part
-            err.print(f"  {part:.0%} done, about {spell_time(left)} left", highlight=False)
-            self.spoken = now
-
-
-def spell_time(seconds: float) -> str:
-    """Write a duration to a precision that fits it."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def close(result: Any) -> int:

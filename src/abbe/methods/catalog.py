@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import PurePosixPath
 from typing import Any
 
 from abbe.errors import AbbeError
@@ -46,7 +48,75 @@ _UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
 _UNET_3D = "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation"
 _FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
 
+_RESNET = Entry(
+    "backbones/resnet.py",
+    "classification",
+    "Deep Residual Learning for Image Recognition",
+    2015,
+    "arXiv:1512.03385",
+    "classification",
+)
+_CONVNEXT = Entry(
+    "backbones/convnext.py", "classification", "A ConvNet for the 2020s", 2022, "arXiv:2201.03545", "classification"
+)
+_ALEXNET = Entry(
+    "backbones/alexnet.py",
+    "classification",
+    "ImageNet Classification with Deep Convolutional Neural Networks",
+    2012,
+    "doi:10.1145/3065386",
+    "classification",
+)
+
 ENTRIES = {
+    "alexnet_2012": _ALEXNET,
+    "alexnet": _ALEXNET,
+    "alexnet_tiny": _ALEXNET,
+    "convnext_tiny": _CONVNEXT,
+    "convnext_small": _CONVNEXT,
+    "convnext_base": _CONVNEXT,
+    "convnext_large": _CONVNEXT,
+    "convnext_xlarge": _CONVNEXT,
+    "convnext_test_tiny": _CONVNEXT,
+    "resnet18": _RESNET,
+    "resnet34": _RESNET,
+    "resnet50": _RESNET,
+    "resnet101": _RESNET,
+    "resnet152": _RESNET,
+    "resnet50_v1": _RESNET,
+    "resnet101_v1": _RESNET,
+    "resnet152_v1": _RESNET,
+    "resnet20_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet32_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet44_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet56_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet110_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain20_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain32_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain44_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain56_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "plain110_cifar": Entry(
+        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
+    ),
+    "resnet_tiny": _RESNET,
     "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
     "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),
     "unet_falk_2d": Entry(
@@ -109,3 +179,20 @@ def variant(name: str) -> Any:
 def module_of(file: str) -> Any:
     """Import a method's file."""
     return import_module("abbe.methods." + file.removesuffix(".py").replace("/", "."))
+
+
+def tables_of(file: str) -> Any:
+    """Import what is known of the published weights of a method's file; None where nobody published any.
+
+    It is the file of the same name in ``abbe/weights/tables/`` and has ``LAYOUTS``, the key tables; ``PUBLISHED``, the
+    files; ``STEM``, our names of the tensors whose second axis is the image's channels; and ``HEAD``, the beginnings of
+    our names of the tensors whose first axis is the classes.
+    """
+    name = f"abbe.weights.tables.{PurePosixPath(file).stem}"
+    return import_module(name) if find_spec(name) else None
+
+
+def published() -> list[Any]:
+    """List every published file that is known, an :class:`~abbe.weights.published.Published` each."""
+    tables = [tables_of(file) for file in dict.fromkeys(known.file for known in ENTRIES.values())]
+    return [record for table in tables if table is not None for record in table.PUBLISHED]

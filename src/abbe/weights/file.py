@@ -41,6 +41,8 @@ class Description:
     """Range of object diameters in pixels that it saw in training; other sizes are rescaled into it."""
     pixel_size: tuple[float, ...] | None = None
     """µm per pixel that it works at, where the method demands one."""
+    colours: dict[str, Any] = field(default_factory=dict)
+    """Of published weights: ``mean`` and ``std`` of each channel, taken off an image in 0 to 1; ``size`` in pixels."""
     recipe: str = ""
     """The resolved recipe, as TOML."""
     data: list[str] = field(default_factory=list)
@@ -88,6 +90,19 @@ def read_description(path: Path | str) -> Description:
             "give its network's name to abbe.create(name, weights=FILE)"
         )
     return _parse(path, header)
+
+
+def is_model(path: Path | str) -> bool:
+    """Tell whether a file says of itself that it is a model of Abbe; raises where it is safetensors, but not whole."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise AbbeError(f"{path}: cannot be read as weights ({error.strerror})") from error
+    if start[8:9] != b"{":
+        return False
+    with _opened(Path(path)) as file:
+        return "abbe" in (file.metadata() or {})
 
 
 def file_hash(path: Path | str) -> str:

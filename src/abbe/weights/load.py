@@ -39,11 +39,12 @@ def load_strict(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
     ]
     faults = [("missing", missing), ("of another shape", reshaped), ("unexpected", unexpected)]
     if any(names for _, names in faults):
-        told = "; ".join(f"{what}: {_first(names)}" for what, names in faults if names)
+        told = "; ".join(f"{what}: {listed(names)}" for what, names in faults if names)
         raise AbbeError(f"{source}: does not fit {type(module).__name__}; {told}")
     module.load_state_dict(dict(tensors))
 
 
-def _first(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Name the first of many."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest

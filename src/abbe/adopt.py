@@ -1,0 +1,223 @@
+"""Weights from a file into a network of the catalog, whoever published them and under whatever names."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abbe import __version__
+from abbe.errors import AbbeError
+from abbe.methods.catalog import ENTRIES, entry, module_of, published, tables_of, variant
+from abbe.train.settings import build_config
+from abbe.weights.file import Description, is_model, read_model, save_model
+from abbe.weights.foreign import read_foreign
+from abbe.weights.load import load_strict
+from abbe.weights.published import Published, check_hash, find_record, find_weights
+from abbe.weights.rename import Layout, Tensors, recognise
+
+COUNTER = "num_batches_tracked"
+"""Of a batch normalisation: how often it was trained. Some publish it, some do not, and nothing depends on it."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A network with weights from a file."""
+
+    network: Any
+    """In training mode, on the CPU."""
+    config: Any
+    """Of the network, a dataclass."""
+    path: Path
+    """Of the file."""
+    record: Published | None
+    """What is known of the file; None where nobody told of it."""
+
+
+def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
+    """Build a network and load a file of Abbe, or one in a layout that is known for it.
+
+    Parameters
+    ----------
+    name
+        Of the network in the catalog.
+    weights
+        A file, or the name of a published one in the folder of published files.
+    given
+        Fields of the network's config. With ``in_channels`` the filters of the first layer are made to fit; with
+        ``num_classes`` a last layer of other classes stays random, and a warning says so.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such file, it is not whole, would run code, or is not of this network.
+    """
+    known, records = entry(name), published()
+    path = find_weights(weights, records, name)
+    record = find_record(path, records, name)
+    if record is not None and record.sha256:
+        check_hash(path, record)
+    told = dict(record.config) if record else {}
+    if is_model(path):
+        tensors, told = _of_abbe(path, name)
+    else:
+        tensors = _of_others(path, name, told | given)
+    config = _config(name, told | given)
+    network = module_of(known.file).build(config)
+    _load(network, tensors, name, given, path)
+    return Adopted(network, config, path, record)
+
+
+def convert(weights: str | Path, to: str | Path, network: str | None, given: dict[str, Any]) -> Path:
+    """Store published weights as a model of Abbe, with their licence, data and normalisation where they are known.
+
+    Raises
+    ------
+    AbbeError
+        As :func:`adopt` does, and when ``network`` is not given and the name of the file does not tell it.
+    """
+    to = Path(to).expanduser()
+    if to.suffix != ".safetensors":
+        raise AbbeError(f"{to}: a model is stored as .safetensors; give a name that ends so")
+    if network is None:
+        found = find_record(weights, published())
+        if found is None:
+            raise AbbeError(f"{weights}: not the name of a published file; give its network with --network")
+        network = found.network
+    adopted = adopt(network, weights, given)
+    tensors = {f"network.{name}": tensor for name, tensor in adopted.network.state_dict().items()}
+    to.parent.mkdir(parents=True, exist_ok=True)
+    return save_model(to, tensors, _description(network, to.stem, adopted))
+
+
+def _description(network: str, name: str, adopted: Adopted) -> Description:
+    description = Description(
+        name=name,
+        network=network,
+        config=dataclasses.asdict(adopted.config),
+        objective=entry(network).objective,
+        data=[adopted.path.name],
+        abbe=__version__,
+    )
+    record = adopted.record
+    if record is not None:
+        description.licence = record.licence
+        description.data = [f"{record.data}, as {record.address}"]
+        description.colours = {"mean": list(record.mean), "std": list(record.std), "size": record.size}
+        description.metrics = {f"{record.tested}, as published": {"top-1 %": record.top1}} if record.top1 else {}
+    return description
+
+
+def _config(name: str, fields: Mapping[str, Any]) -> Any:
+    base = variant(name)
+    return build_config(type(base), dataclasses.asdict(base) | dict(fields), f"create({name!r})")
+
+
+def _of_abbe(path: Path, name: str) -> tuple[Tensors, dict[str, Any]]:
+    """Read a model of Abbe; its config counts where it is of the same network."""
+    tensors, description = read_model(path)
+    inner = {key.removeprefix("network."): tensor for key, tensor in tensors.items()}
+    return inner, description.config if description.network == name else {}
+
+
+def _of_others(path: Path, name: str, fields: Mapping[str, Any]) -> Tensors:
+    """Read a published file and rename its tensors."""
+    tables = tables_of(entry(name).file)
+    tensors = read_foreign(path)
+    if tables is None:
+        raise AbbeError(f"{path}: not a model of Abbe, and no published weights of {name!r} are known")
+    layout = _layout(list(tensors), tables.LAYOUTS, name, path)
+    return layout.to_ours(tensors, dataclasses.asdict(_config(name, fields)), str(path))
+
+
+def _layout(keys: list[str], layouts: tuple[Layout, ...], name: str, path: Path) -> Layout:
+    try:
+        return recognise(keys, layouts, str(path))
+    except AbbeError as error:
+        for file in dict.fromkeys(known.file for known in ENTRIES.values()):
+            tables = tables_of(file)
+            if tables is not None and any(not layout.strange(keys) for layout in tables.LAYOUTS):
+                others = [other for other, known in ENTRIES.items() if known.file == file]
+                raise AbbeError(
+                    f"{path}: weights of another network than {name!r}, for its names are those of {', '.join(others)}"
+                ) from error
+        raise
+
+
+def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], path: Path) -> None:
+    expected = network.state_dict()
+    tables = tables_of(entry(name).file)
+    fitted = dict(tensors) | {key: value for key, value in expected.items() if key.endswith(COUNTER)}
+    fitted |= {key: value for key, value in tensors.items() if key.endswith(COUNTER)}
+    if tables is not None and "in_channels" in given:
+        for key in tables.STEM:
+            if key in fitted and key in expected:
+                fitted[key] = fit_channels(fitted[key], expected[key].shape[1])
+    if tables is not None and "num_classes" in given:
+        fitted = _fit_classes(fitted, expected, tables.HEAD, path)
+    try:
+        load_strict(network, fitted, str(path))
+    except AbbeError as error:
+        hint = _hint(name, tensors) if tables is not None else ""
+        raise AbbeError(f"{error}{hint}") from error
+
+
+def fit_channels(filters: torch.Tensor, channels: int) -> torch.Tensor:
+    """Make the filters (out, C, Y, X) of a first layer take another number of channels.
+
+    For one channel they are summed, so that a grey image gives what it gave as colour; for others they are repeated in
+    turn and scaled, so that the sum over channels keeps its size.
+    """
+    present = filters.shape[1]
+    if channels == present:
+        return filters
+    if channels == 1:
+        return filters.sum(1, keepdim=True)
+    turns = torch.arange(channels) % present
+    return filters[:, turns] * (present / channels)
+
+
+def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> Tensors:
+    """Leave the last layer random where it has other classes."""
+    old = {key: tensor for key, tensor in tensors.items() if key.startswith(head)}
+    new = {key: tensor for key, tensor in expected.items() if key.startswith(head)}
+    if {key: tensor.shape for key, tensor in old.items()} == {key: tensor.shape for key, tensor in new.items()}:
+        return tensors
+    if new and old:
+        classes = [next(iter(some.values())).shape[0] for some in (old, new)]
+        logger.warning(
+            "%s: tells %d classes apart, not %d; the last layer is random and has to be trained", path, *classes
+        )
+    return {key: tensor for key, tensor in tensors.items() if key not in old} | new
+
+
+def _hint(name: str, tensors: Tensors) -> str:
+    """Say of which network of the same paper the tensors are, or what to give so that they fit this one."""
+    tables = tables_of(entry(name).file)
+    shapes = _body(tensors, tables)
+    for other, config in module_of(entry(name).file).VARIANTS.items():
+        with torch.device("meta"):
+            expected = module_of(entry(name).file).build(config).state_dict()
+        if _body(expected, tables) != shapes:
+            continue
+        if other != name:
+            return f"; these are weights of {other!r}"
+        classes = next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(tables.HEAD)), 0)
+        channels = next((tensors[key].shape[1] for key in tables.STEM if key in tensors), None)
+        return f"; they have in_channels={channels} and num_classes={classes}: give both"
+    return ""
+
+
+def _body(tensors: Tensors, tables: Any) -> dict[str, tuple[int, ...]]:
+    """Give the shapes of all that depends neither on the image's channels nor on the classes."""
+    return {
+        key: tuple(tensor.shape)
+        for key, tensor in tensors.items()
+        if not key.startswith(tables.HEAD) and key not in tables.STEM and not key.endswith(COUNTER)
+    }

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 import abbe
 from abbe.api import train as train_recipe
 from abbe.cli import pair_up
-from abbe.data.classes import Labelled, class_indices, classes_of, find_classes, folds_of, with_groups
+from abbe.data.classes import class_indices, classes_of, find_classes, with_groups
 from abbe.data.datasets import whole_plane
 from abbe.data.read import read
 from abbe.data.squares import around, inside, mirror_out, square
@@ -46,8 +46,10 @@ CLASSES = (
 LEFT_OUT = "uncategorised"
 SIDE = 56
 """Pixels of a crop: a large cell and some ground around it. All alike, since size tells classes apart."""
-FOLDS = {"test": 0, "val": 1}
-"""Of five parts of the smears, alike in the shares of the classes; the others are for training."""
+PARTS = {"train": 0.6, "val": 0.15, "test": 0.25}
+"""Shares of the smears."""
+DRAWS = 20_000
+"""Random divisions that are tried for one in which every class is divided about so: some are in few smears only."""
 PROBE_SIDE = 24
 """Pixels to which crops are shrunk for the linear probe."""
 DECAYS = (1e-3, 1e-2, 1e-1)
@@ -85,21 +87,33 @@ def make(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     if not smears:
         raise AbbeError(f"{arguments.data}: no labels/*.txt; expected the folder of the Chula RBC-12 dataset")
     cells = {path: read_cells(path) for path in smears}
-    images = [
-        Labelled(path, f"{path.stem}_{number:03d}", kind, group=path.stem)
-        for path, found in cells.items()
-        for number, (_, _, kind) in enumerate(found)
-    ]
-    dealt = folds_of(images, 5)
-    for part in ("train", *FOLDS):
+    parts = deal({path.stem: Counter(kind for *_, kind in found) for path, found in cells.items()})
+    for part in PARTS:
         shutil.rmtree(arguments.out / part, ignore_errors=True)
     for path, found in cells.items():
-        part = next((name for name, fold in FOLDS.items() if dealt[path.stem] == fold), "train")
         pixels = whole_plane(read(path.parents[1] / "images" / f"{path.stem}.jpg"))
         for number, (x, y, kind) in enumerate(found):
             crop = cut(pixels, x, y)
-            write_png(arguments.out / part / kind / f"{path.stem}_{number:03d}.png", crop.transpose(1, 2, 0))
+            write_png(
+                arguments.out / parts[path.stem] / kind / f"{path.stem}_{number:03d}.png", crop.transpose(1, 2, 0)
+            )
     tell_counts(arguments.out)
+
+
+def deal(smears: dict[str, Counter[str]]) -> dict[str, str]:
+    """Divide whole smears so that the shares of the classes are nearest to those wanted, none missing in train or test."""
+    kinds = sorted({kind for counts in smears.values() for kind in counts})
+    table = np.array([[counts[kind] for kind in kinds] for counts in smears.values()], float)
+    wanted = np.array(list(PARTS.values()))
+    generator = np.random.default_rng(0)
+    best, least = np.zeros(len(table), int), np.inf
+    for _ in range(DRAWS):
+        drawn = generator.choice(len(PARTS), len(table), p=wanted)
+        shares = (np.eye(len(PARTS))[drawn].T @ table) / table.sum(axis=0)
+        bad = ((shares - wanted[:, None]) ** 2 / wanted[:, None]).sum()
+        if bad < least and shares[[0, 2]].min() > 0:
+            best, least = drawn, bad
+    return {name: list(PARTS)[part] for name, part in zip(smears, best, strict=True)}
 
 
 def read_cells(path: Path) -> list[tuple[int, int, str]]:

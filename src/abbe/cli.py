@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 from abbe import __version__
-from abbe.display import Display, err
+from abbe.display import Display, close, err, print_line, spell
 from abbe.errors import AbbeError
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
 
-out = Console(soft_wrap=True)
 app = App(
     default_parameter=Parameter(negative=()),
     name="abbe",
@@ -410,26 +408,6 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
     return close(result)
 
 
-def close(result: Any) -> int:
-    """Say what came of a batch, and give the exit code: 0 all, 1 some, 2 none, 130 stopped."""
-    done = len(result.images)
-    if done:
-        objects = f"{int(result.images['count'].sum())} objects in " if "count" in result.images else ""
-        skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
-        images = f"{done} image{'s' * (done != 1)}"
-        print_line(f"{objects}{images}{skipped}: {result.folder / 'report.html'}")
-    if result.failures:
-        err.print(f"{len(result.failures)} failed:", highlight=False)
-        for _, reason in result.failures:
-            err.print(f"  {reason}", highlight=False, markup=False)
-    if result.interrupted:
-        err.print("stopped; what is finished stays, and the same command goes on", highlight=False)
-        return 130
-    if result.failures:
-        return 1 if done else 2
-    return 0
-
-
 def pair_up(words: Sequence[str]) -> dict[str, str]:
     """Read ``--key.sub value`` and ``--key.sub=value``."""
     pairs: dict[str, str] = {}
@@ -441,20 +419,6 @@ def pair_up(words: Sequence[str]) -> dict[str, str]:
             raise AbbeError(f"{word}: expected a setting and its value, such as --train.epochs 20")
         pairs[key] = value if equals else rest.pop(0)
     return pairs
-
-
-def spell(value: Any) -> str:
-    """Write a value on one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {spell(item)}" for key, item in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def print_line(text: str) -> None:
-    """Print as it is: no wrapping, no markup."""
-    out.print(text, highlight=False, markup=False)
 
 
 def main(words: Sequence[str] | None = None) -> None:

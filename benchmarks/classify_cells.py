@@ -101,7 +101,7 @@ def make(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def deal(smears: dict[str, Counter[str]]) -> dict[str, str]:
-    """Divide whole smears so that the shares of the classes are nearest to those wanted, none missing in train or test."""
+    """Divide whole smears so that the classes are shared out about as wanted, none missing in train or test."""
     kinds = sorted({kind for counts in smears.values() for kind in counts})
     table = np.array([[counts[kind] for kind in kinds] for counts in smears.values()], float)
     wanted = np.array(list(PARTS.values()))

@@ -54,6 +54,11 @@ class Classifier:
     def __init__(self, model: Model):
         if not isinstance(model.method, Classification):
             raise AbbeError(f"model {model.name!r} finds objects and tells no classes; use it with `abbe segment`")
+        if not model.method.options.classes:
+            raise AbbeError(
+                f"model {model.name!r} does not say what its classes are called; train it on yours with "
+                f"--start_from {model.path or model.name}"
+            )
         self.model = model
         self.normalization = Normalization(**model.description.normalization)
 

@@ -28,6 +28,7 @@ from abbe.learn_classes import (
     class_training_data,
     find_class_source,
     finish,
+    opened_start,
     settle_options,
     start_from,
 )
@@ -195,9 +196,8 @@ def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
 
 def _known_classes(recipe: Recipe) -> tuple[str, ...] | None:
     """Name the classes of the model that training starts from."""
-    if not recipe.start_from:
-        return None
-    return getattr(getattr(load_model(recipe.start_from).method, "options", None), "classes", None)
+    start = opened_start(recipe.start_from)
+    return None if start is None else getattr(getattr(start.method, "options", None), "classes", None)
 
 
 def simulate(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> list[str]:
@@ -302,10 +302,10 @@ def starting_method(recipe: Recipe, description: Description, tell: Callable[[st
     torch.manual_seed(recipe.train.seed)
     method = build_method(description)
     if recipe.start_from:
-        start = load_model(recipe.start_from)
         if _of_classes(recipe):
-            start_from(method, start, recipe.start_from, tell)
+            start_from(method, recipe, description.config, tell)
             return method
+        start = load_model(recipe.start_from)
         load_strict(method, start.method.state_dict(), f"{recipe.start_from} for recipe {recipe.name}")  # type: ignore[attr-defined]
     return method
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from abbe.adopt import adopt
 from abbe.data.augment import AugmentConfig
 from abbe.data.class_checks import Look, check_classes, look_at
 from abbe.data.class_samples import ClassSamples
@@ -23,15 +24,18 @@ from abbe.data.squares import square
 from abbe.errors import AbbeError
 from abbe.methods.backbones.classification import Classification, weights_of_classes
 from abbe.metrics.classes import fit_temperature, scores
-from abbe.model import Model
+from abbe.model import Model, load_model
 from abbe.tiling.prepare import Predictor
 from abbe.train.recipe import Recipe
 from abbe.train.settings import build_config
-from abbe.weights.file import Description
+from abbe.weights.file import Description, is_model
 from abbe.weights.load import load_strict
+from abbe.weights.records import find_model
 
 BATCH = 32
 """Pictures that are classified together."""
+MANY = 2000
+"""Images whose check takes long enough to be announced."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def find_class_source(recipe: Recipe, known: Sequence[str] | None, tell: Callabl
         raise AbbeError(f"recipe {recipe.name}: names no data; say where the folders of classes are with --data FOLDER")
     folders = [_found(Path(path), alone=len(recipe.data.paths) == 1) for path in recipe.data.paths]
     images = with_groups([one for folder in folders for one in folder if one.split != "test"], recipe.data.groups)
+    if len(images) > MANY:
+        tell(f"reading {len(images):,} images once, to check them")
     look = look_at(images, recipe.data.in_channels)
     train, validation = _parts(images, look, recipe)
     findings = sorted(
@@ -127,8 +133,24 @@ def settle_options(recipe: Recipe, source: ClassSource) -> None:
         options["class_weights"] = list(weights_of_classes([counts[name] for name in source.classes], balance))
 
 
-def start_from(method: Classification, start: Model, name: str, tell: Callable[[str], None]) -> None:
-    """Take the weights of another classifier; the last layer too, if it has the same classes."""
+def opened_start(name: str | None) -> Model | None:
+    """Load the model that training starts from; None where there is none, or where others published its weights."""
+    if not name:
+        return None
+    try:
+        path = find_model(name)
+    except AbbeError:
+        return None  # adopting it will tell where it was looked for
+    return load_model(path) if is_model(path) else None
+
+
+def start_from(method: Classification, recipe: Recipe, config: dict[str, Any], tell: Callable[[str], None]) -> None:
+    """Take the weights of another classifier, or published ones; the last layer too, if it has the same classes."""
+    name, start = str(recipe.start_from), opened_start(recipe.start_from)
+    if start is None:
+        adopted = adopt(recipe.method, name, config)
+        load_strict(method.network, adopted.network.state_dict(), name)
+        return
     theirs: Any = start.method
     if not isinstance(theirs, Classification):
         raise AbbeError(f"{name}: is no classifier, so a training of classes cannot start from it")

@@ -116,7 +116,7 @@ def _about_duplicates(images: Sequence[tuple[str, Labelled]], digests: Mapping[s
     same = [places for places in alike.values() if len(places) > 1]
     for level, text, hit in (
         ("error", "the same image in train and val, so the score would be too good", _across_parts(same)),
-        ("error", "the same image in two classes", _across_classes(same)),
+        ("warning", "the same image in two classes", _across_classes(same)),
         ("warning", "the same image more than once", _within(same)),
     ):
         if hit:

@@ -67,10 +67,12 @@ def find_classes(folder: str | Path) -> ClassFolder:
     root = Path(folder)
     if not root.is_dir():
         raise AbbeError(f"{root}: no such folder; expected one with a folder of images for each class")
-    splits: Mapping[str, Path] = find_splits(root) or {"": root}
+    found_splits = find_splits(root)
+    splits: Mapping[str, Path] = found_splits or {"": root}
     images: list[Labelled] = []
     empty: list[str] = []
-    loose: list[Path] = []
+    beside = [folder for folder in _folders(root) if found_splits and folder not in found_splits.values()]
+    loose: list[Path] = [path for folder in beside for path in _below(folder)]
     for split, place in splits.items():
         loose += _images_here(place)
         for below in _folders(place):

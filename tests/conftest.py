@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
+from abbe.learn import train_recipe
 from abbe.methods.backbones.unet_residual import VARIANTS, UNetResidual, build
 from abbe.methods.segmentation.instances import InstancesConfig, InstanceSegmentation
 from abbe.model import Model, load_model
@@ -168,6 +171,41 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipes") / "toy.toml"
     path.write_text(RECIPE, encoding="utf-8")
     return path
+
+
+def _textures() -> Any:
+    """Load the helpers for tests of classes once, by their file."""
+    if "abbe_tests_classes" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("abbe_tests_classes", Path(__file__).with_name("classes.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["abbe_tests_classes"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["abbe_tests_classes"]
+
+
+@pytest.fixture(scope="session")
+def texture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of textures, in four groups."""
+    root = tmp_path_factory.mktemp("textures") / "data"
+    return _textures().write_folders(root, {"coarse": 12, "fine": 12, "smooth": 12})
+
+
+@pytest.fixture(scope="session")
+def texture_run(texture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a classifier of textures, trained for seconds."""
+    root = tmp_path_factory.mktemp("texture_runs")
+    (root / "textures.toml").write_text(_textures().RECIPE, encoding="utf-8")
+    with _textures().registered():
+        return train_recipe(root / "textures.toml", [texture_folder], out=root / "run").run
+
+
+@pytest.fixture(scope="module")
+def textures() -> Iterator[Any]:
+    """The helpers, while the catalog knows their network."""
+    with _textures().registered():
+        yield _textures()
 
 
 RECIPE = """\

@@ -14,6 +14,8 @@ import pandas as pd
 from abbe.adopt import adopt
 from abbe.adopt import convert as convert_weights
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
+from abbe.class_batch import ClassBatch, classify_one, truth_of_images
+from abbe.classification import Classifier, find_object_classes, object_sections
 from abbe.cluster import Cluster
 from abbe.data.image import describe
 from abbe.data.inputs import Input, find_images
@@ -27,10 +29,12 @@ from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
 from abbe.segmentation import Segmentation
-from abbe.settings import ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
 
 __all__ = [
+    "classify",
+    "classify_files",
     "convert",
     "create",
     "evaluate",
@@ -184,6 +188,7 @@ def segment_files(
     settings = settings or SegmentSettings()
     found = find_images(inputs)
     loaded = load(model)
+    loaded.expect_objects()
     device = loaded.predictor(settings).device
     title = f"{loaded.name.capitalize()} in {_images(len(found))}"
     batch = Batch(outputs, loaded.identity(settings), title, command, loaded.record(), device)
@@ -269,22 +274,121 @@ def measure_files(
     """Measure many images with the masks of a folder: ``<stem>_labels.tif``, ``<stem>_mask.png`` or ``<stem>.tif``."""
     settings = settings or ImageSettings()
     found = find_images(inputs)
-    places = {item.path: item.relative for item in found}
-    given = {path: find_mask(labels, place) for path, place in places.items()}
+    given = _masks_of(found, labels)
     identity = {"labels": str(labels), **dataclasses.asdict(settings)}
     batch = Batch(outputs, identity, f"Objects in {_images(len(found))}", command)
 
     def find(path: Path | str, work: Path) -> Found:
-        mask = given[path]
-        if mask is None:
-            stem = places[path].name
-            raise AbbeError(f"{path}: no mask in {labels}; expected {stem}_labels.tif or {stem}_mask.png")
-        masks, series, array = read_masks(mask, path, settings)
+        masks, series, array = read_masks(given(path), path, settings)
         table = ObjectTable()
         table.add(measure_series(masks, series, array))
         return Found(series or masks, array, table, write_labels=False)
 
     return batch.run(found, find, tell)
+
+
+def classify(image: Any, model: str | Path | Model, objects: Any = None, **settings: Any) -> pd.DataFrame:
+    """Tell the class of an image, or of every object in it.
+
+    Parameters
+    ----------
+    image
+        A path, an array, or what :func:`read` gave.
+    model
+        Name or file of a classifier, or what :func:`load` gave.
+    objects
+        A label image, (Y, X) or a path: its objects are classified in place of the whole.
+    **settings
+        Fields of :class:`~abbe.settings.ClassifySettings`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for the image (with ``z="all"`` or ``time="all"`` one for each frame), or for each object with its
+        measurements: ``class``, ``probability``, and ``p_<name>`` for each class.
+
+    Raises
+    ------
+    AbbeError
+        When the image cannot be read or does not fit the model, or the model tells no classes.
+    """
+    classifier = Classifier(model if isinstance(model, Model) else load(model))
+    chosen = build_config(ClassifySettings, settings, "classify")
+    if objects is not None:
+        return find_object_classes(classifier, objects, image, chosen)[1]
+    return classifier.images(select(image, chosen, 2), chosen)
+
+
+def classify_files(
+    inputs: Sequence[str | Path],
+    outputs: Outputs,
+    model: str | Path,
+    settings: ClassifySettings | None = None,
+    *,
+    objects: Path | None = None,
+    truth: Path | None = None,
+    command: Sequence[str] = ("abbe.classify_files",),
+    tell: Tell = logger.info,
+) -> BatchResult:
+    """Tell the classes of many images, or of the objects in them, into a folder with tables and a report.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders, patterns, addresses of OME-Zarr.
+    outputs
+        Where to write.
+    model
+        Name or file of a classifier.
+    settings
+        Options for all images.
+    objects
+        Folder of label images, found as :func:`measure_files` finds them: every object is classified, and its class
+        joins its measurements in ``objects.csv``.
+    truth
+        CSV file with the known classes: the columns image and class, for objects label too. Without it the folder
+        that an image lies in tells its class, where it is called like one.
+    command
+        What to call the run in its record.
+    tell
+        Gets a line for every image.
+
+    Raises
+    ------
+    AbbeError
+        When the inputs lead to nothing, or model, labels or folder cannot be used.
+    """
+    chosen = settings or ClassifySettings()
+    found, loaded = find_images(inputs), load(model)
+    classifier = Classifier(loaded)
+    identity = loaded.identity(chosen) | {"objects": str(objects or "")}
+    shared = (outputs, identity, f"Classes of {_images(len(found))}", command, loaded.record())
+    device = loaded.predictor(chosen).device
+    if objects is None:
+        known = truth_of_images(truth, classifier.classes)
+        batch: Batch = ClassBatch(*shared, device, classes=classifier.classes, truth=known)
+        return batch.run(found, lambda path, work: classify_one(classifier, path, chosen), tell)
+    given = _masks_of(found, objects)
+    batch = Batch(*shared, device, object_sections(classifier, truth))
+
+    def find(path: Path | str, work: Path) -> Found:
+        return find_object_classes(classifier, given(path), path, chosen)[0]
+
+    return batch.run(found, find, tell)
+
+
+def _masks_of(found: Sequence[Input], labels: Path) -> Callable[[Path | str], Path]:
+    """Give what finds the mask of an image, and says what it looked for where there is none."""
+    places = {item.path: item.relative for item in found}
+
+    def mask_of(path: Path | str) -> Path:
+        mask = find_mask(labels, places[path])
+        if mask is None:
+            stem = places[path].name
+            raise AbbeError(f"{path}: no mask in {labels}; expected {stem}_labels.tif or {stem}_mask.png")
+        return mask
+
+    return mask_of
 
 
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
 from abbe.report.measure import pixel_size_of
 from abbe.report.overlay import picture_of
-from abbe.report.page import write_report
+from abbe.report.page import Section, write_report
 from abbe.report.pixels import survey
 from abbe.report.provenance import provenance, write_provenance
 from abbe.report.table import ObjectTable, join_files
@@ -93,6 +93,8 @@ class Found:
     """Time that finding them took."""
     write_labels: bool = True
     """False where the labels were given, not found."""
+    pictures: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """More pictures to write, (Y, X, 3) uint8, by the ending of their names."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,10 @@ class Outcome:
     """Name and reason, if it could not be done."""
 
 
-Find = Callable[[Path | str, Path], Found]
-"""``find(path, work)`` does one image; ``work`` is a folder for what is unfinished, which a later run finds as it was
-if this one is killed, and which goes when the image is done."""
+Find = Callable[[Path | str, Path], Any]
+"""``find(path, work)`` does one image and gives what :meth:`Batch.write_one` takes, a :class:`Found`; ``work`` is a
+folder for what is unfinished, which a later run finds as it was if this one is killed, and which goes when the image is
+done."""
 Elsewhere = Callable[["Batch", Sequence[Input]], Iterator[Outcome]]
 """Has other processes call :meth:`Batch.do`."""
 
@@ -132,6 +135,8 @@ class Batch:
         Description and hash of the model, for the record.
     device
         Where the network runs.
+    sections
+        Gives further parts of the report, from the folder when its tables are written.
     """
 
     outputs: Outputs
@@ -140,6 +145,7 @@ class Batch:
     command: Sequence[str] = ()
     model: dict[str, Any] | None = None
     device: str = "cpu"
+    sections: Callable[[Path], list[Section]] | None = None
 
     def run(
         self, inputs: Sequence[Input], find: Find, tell: Callable[[str], None], elsewhere: Elsewhere | None = None
@@ -187,7 +193,8 @@ class Batch:
             self._spare_others(item)
             work = self._workplace(key)
             found = find(item.path, work)
-            row = self._write(item, found, key)
+            row = self.write_one(item, found)
+            self._enter(item, key, row)
             shutil.rmtree(work, ignore_errors=True)
         except AbbeError as error:
             return _failed(item, str(error))
@@ -196,7 +203,11 @@ class Batch:
             return _failed(item, f"{item.path}: {type(error).__name__}: {error}")
         warned = f" ({row['warnings']})" if row["warnings"] else ""
         took = "" if math.isnan(found.seconds) else f" in {found.seconds:.1f} s"
-        return Outcome(f"{item.path}: {row['count']} objects{took}{warned}")
+        return Outcome(f"{item.path}: {self.told(row)}{took}{warned}")
+
+    def told(self, row: dict[str, Any]) -> str:
+        """Say in a few words what was found."""
+        return f"{row['count']} objects"
 
     def _workplace(self, key: str) -> Path:
         """Make the folder for what is unfinished of an image as it is now; one that changes gets another."""
@@ -213,8 +224,8 @@ class Batch:
                 "folder with --out, or give both in one command, or replace them with --overwrite"
             )
 
-    def _write(self, item: Input, found: Found, key: str) -> dict[str, Any]:
-        """Write the files of one image; its row in the ledger comes last, and makes it done."""
+    def write_one(self, item: Input, found: Found) -> dict[str, Any]:
+        """Write the files of one image; gives its row in the ledger, which holds ``warnings``."""
         base = self.outputs.folder / item.relative
         first = found.series[0]
         axes = found.series.axes + first.axes[1:]
@@ -222,6 +233,8 @@ class Batch:
             self._write_labels(base, found, axes)
         surveyed = survey(found.series)
         write_png(_beside(base, "_overlay.png"), picture_of(found.series, found.labels, limits=surveyed.limits))
+        for ending, picture in found.pictures.items():
+            write_png(_beside(base, ending), picture)
         if self.outputs.rois:
             write_imagej_rois(_beside(base, "_rois.zip"), found.labels, axes=axes)
             write_geojson(_beside(base, ".geojson"), found.labels, axes=axes)
@@ -229,10 +242,13 @@ class Batch:
         warnings = [*first.warnings, *warnings_for(surveyed, objects, pixel_size=size)]
         name = item.relative.as_posix()
         row = image_row(name, objects, surveyed, pixel_size=size, seconds=found.seconds, warnings=warnings)
-        found.table.write(self._ledger(item.relative, ".csv"), name)
-        entry = {"path": _whole(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
-        write_text(self._ledger(item.relative, ".json"), json.dumps(entry, default=float))
+        found.table.write(self.ledger(item.relative, ".csv"), name)
         return row
+
+    def _enter(self, item: Input, key: str, row: dict[str, Any]) -> None:
+        """Enter an image into the ledger, last of all: that makes it done."""
+        entry = {"path": _whole(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
+        write_text(self.ledger(item.relative, ".json"), json.dumps(entry, default=float))
 
     def _write_labels(self, base: Path, found: Found, axes: str) -> None:
         """Write the labels, and remove those that a run with another format left."""
@@ -266,12 +282,8 @@ class Batch:
     def _finish(self, inputs: Sequence[Input], result: BatchResult, started: datetime) -> pd.DataFrame:
         """Make the tables and the report of all that is done, by this run or by one before it."""
         rows = self._rows(inputs)
-        images = pd.DataFrame(list(rows.values()))
-        folder = self.outputs.folder
         if not rows:
-            return images
-        write_table(folder / "images.csv", images)
-        objects = join_files([self._ledger(name, ".csv") for name in rows], folder / "objects.csv")
+            return pd.DataFrame()
         record = provenance(
             self.command,
             model=self.model,
@@ -280,7 +292,21 @@ class Batch:
             inputs=[str(item.path) for item in inputs],
             started=started,
         )
-        write_provenance(folder / "provenance.json", record)
+        write_provenance(self.outputs.folder / "provenance.json", record)
+        notes = ["This run was stopped before its end; the same command goes on."] if result.interrupted else []
+        return self.publish(rows, record, result.failures, notes)
+
+    def publish(
+        self,
+        rows: dict[Path, dict[str, Any]],
+        record: dict[str, Any],
+        failures: Sequence[tuple[str, str]],
+        notes: Sequence[str],
+    ) -> pd.DataFrame:
+        """Write tables and report of the rows in the ledger, by the name of their image; gives the table of images."""
+        folder, images = self.outputs.folder, pd.DataFrame(list(rows.values()))
+        write_table(folder / "images.csv", images)
+        objects = join_files([self.ledger(name, ".csv") for name in rows], folder / "objects.csv")
         write_report(
             folder / "report.html",
             title=self.title,
@@ -288,9 +314,10 @@ class Batch:
             objects=objects,
             gallery=self._gallery(images),
             provenance=record,
-            failures=result.failures,
-            notes=["This run was stopped before its end; the same command goes on."] if result.interrupted else [],
+            failures=failures,
+            notes=notes,
             links={name: f"{name}_overlay.png" for name in images["image"]},
+            sections=self.sections(folder) if self.sections else (),
         )
         return images
 
@@ -316,7 +343,8 @@ class Batch:
                 items.append(GalleryItem(choice.name, path, choice.kind, choice.reason, link))
         return items
 
-    def _ledger(self, name: Path, suffix: str) -> Path:
+    def ledger(self, name: Path, suffix: str) -> Path:
+        """Give the place of a hidden file that belongs to an image."""
         return _beside(self.outputs.folder / LEDGER / "rows" / name, suffix)
 
     def _key(self, item: Input) -> str:
@@ -332,7 +360,7 @@ class Batch:
 
     def _entry(self, name: Path) -> dict[str, Any]:
         """Read what the ledger says of an image; empty if it is not done."""
-        path = self._ledger(name, ".json")
+        path = self.ledger(name, ".json")
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 from abbe import __version__
-from abbe.display import Display, err
+from abbe.display import Display, close, err, print_line, spell
 from abbe.errors import AbbeError
-from abbe.settings import ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
 
-out = Console(soft_wrap=True)
 app = App(
     default_parameter=Parameter(negative=()),
     name="abbe",
@@ -128,6 +126,54 @@ def measure(
 
 
 @app.command
+def classify(
+    images: list[str],
+    /,
+    *,
+    model: str,
+    out: Path = Path("abbe-results"),
+    objects: Path | None = None,
+    labels: Path | None = None,
+    settings: Annotated[ClassifySettings | None, Flat] = None,
+    overwrite: bool = False,
+) -> int:
+    """Tell the classes of images, or of every object in them: a table, a contact sheet and report.html.
+
+    Where the classes are known, from --labels or by the folders that the images lie in, the report compares.
+
+    Parameters
+    ----------
+    images
+        Files, folders (with all below them), patterns, or addresses of OME-Zarr.
+    model
+        A model of classes: a file, or the folder of a training.
+    out
+        Folder for the results.
+    objects
+        Folder of label masks (<stem>_labels.tif, <stem>_mask.png or <stem>.tif): classify every object of them.
+    labels
+        CSV file of known classes with the columns image and class, for objects label too.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.api import classify_files
+    from abbe.batch import Outputs
+
+    with Display() as display:
+        result = classify_files(
+            images,
+            Outputs(out, overwrite=overwrite),
+            model,
+            settings,
+            objects=objects,
+            truth=labels,
+            command=["abbe", *sys.argv[1:]],
+            tell=display.tell,
+        )
+    return close(result)
+
+
+@app.command
 def train(
     recipe: str,
     /,
@@ -141,7 +187,8 @@ def train(
 ) -> int:
     """Train a model on annotated images; any setting of the recipe can be changed: --train.epochs 20.
 
-    Images and labels are found as images/ beside masks/, a.tif beside a_mask.tif, COCO JSON, or ImageJ ROI zips.
+    Images and labels are found as images/ beside masks/, a.tif beside a_mask.tif, COCO JSON, or ImageJ ROI zips;
+    for classes as a folder of images for each class.
 
     Parameters
     ----------
@@ -177,7 +224,7 @@ def train(
     if trained.fit.leads:
         print_line(f"model: {trained.model}")
         print_line(f"curves and log: {trained.run}")
-        print_line(f"use it: abbe segment IMAGES --model {trained.run}")
+        print_line(f"use it: abbe {trained.verb} IMAGES --model {trained.run}")
     return 0
 
 
@@ -211,7 +258,7 @@ def evaluate(
     result = run(model, data, split=split, **dataclasses.asdict(settings or SegmentSettings()))
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (None, None))
-        print_line(f"{name:14s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
+        print_line(f"{name:18s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
     print_line("\nworst images:")
     print_line(result.images.head(5).to_string(index=False))
     if out is not None:
@@ -361,26 +408,6 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
     return close(result)
 
 
-def close(result: Any) -> int:
-    """Say what came of a batch, and give the exit code: 0 all, 1 some, 2 none, 130 stopped."""
-    done = len(result.images)
-    if done:
-        total = int(result.images["count"].sum())
-        skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
-        images = f"{done} image{'s' * (done != 1)}"
-        print_line(f"{total} objects in {images}{skipped}: {result.folder / 'report.html'}")
-    if result.failures:
-        err.print(f"{len(result.failures)} failed:", highlight=False)
-        for _, reason in result.failures:
-            err.print(f"  {reason}", highlight=False, markup=False)
-    if result.interrupted:
-        err.print("stopped; what is finished stays, and the same command goes on", highlight=False)
-        return 130
-    if result.failures:
-        return 1 if done else 2
-    return 0
-
-
 def pair_up(words: Sequence[str]) -> dict[str, str]:
     """Read ``--key.sub value`` and ``--key.sub=value``."""
     pairs: dict[str, str] = {}
@@ -392,20 +419,6 @@ def pair_up(words: Sequence[str]) -> dict[str, str]:
             raise AbbeError(f"{word}: expected a setting and its value, such as --train.epochs 20")
         pairs[key] = value if equals else rest.pop(0)
     return pairs
-
-
-def spell(value: Any) -> str:
-    """Write a value on one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {spell(item)}" for key, item in value.items())
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def print_line(text: str) -> None:
-    """Print as it is: no wrapping, no markup."""
-    out.print(text, highlight=False, markup=False)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on."""
+"""What a run shows while it goes on, and what it says at the end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
@@ -59,3 +60,37 @@ def spell_time(seconds: float) -> str:
     if minutes < 1:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def close(result: Any) -> int:
+    """Say what came of a batch, and give the exit code: 0 all, 1 some, 2 none, 130 stopped."""
+    done = len(result.images)
+    if done:
+        objects = f"{int(result.images['count'].sum())} objects in " if "count" in result.images else ""
+        skipped = f", {result.skipped} of them by an earlier run" if result.skipped else ""
+        images = f"{done} image{'s' * (done != 1)}"
+        print_line(f"{objects}{images}{skipped}: {result.folder / 'report.html'}")
+    if result.failures:
+        err.print(f"{len(result.failures)} failed:", highlight=False)
+        for _, reason in result.failures:
+            err.print(f"  {reason}", highlight=False, markup=False)
+    if result.interrupted:
+        err.print("stopped; what is finished stays, and the same command goes on", highlight=False)
+        return 130
+    if result.failures:
+        return 1 if done else 2
+    return 0
+
+
+def spell(value: Any) -> str:
+    """Write a value on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {spell(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def print_line(text: str) -> None:
+    """Print as it is: no wrapping, no markup."""
+    out.print(text, highlight=False, markup=False)

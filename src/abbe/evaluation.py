@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from abbe.classification import Classifier
+from abbe.data.classes import class_indices, find_classes, with_groups
 from abbe.data.datasets import Pair, find_pairs, find_splits
 from abbe.data.labels import read_labels
 from abbe.data.read import read
+from abbe.data.select import select
 from abbe.data.write import write_table, write_text
 from abbe.errors import AbbeError
+from abbe.methods.backbones.classification import Classification
+from abbe.metrics import classes as class_metrics
 from abbe.metrics.instances import bootstrap, match, scores
 from abbe.model import Model
-from abbe.settings import SegmentSettings
+from abbe.report.classes import class_columns
+from abbe.settings import ClassifySettings, SegmentSettings
 from abbe.weights.file import Description
 
 
@@ -43,15 +50,17 @@ class Evaluation:
 def evaluate_model(
     model: Model, data: Path, split_name: str | None = None, settings: SegmentSettings | None = None
 ) -> Evaluation:
-    """Segment annotated images as a user would, and score the result.
+    """Segment annotated images, or classify those in folders of classes, as a user would, and score the result.
 
     Raises
     ------
     AbbeError
         When the folder holds no annotated images, or not the split that was asked for.
     """
-    pairs = find_pairs(_split_folder(data, split_name))
     settings = settings or SegmentSettings()
+    if isinstance(model.method, Classification):
+        return evaluate_classes(model, data, split_name, settings)
+    pairs = find_pairs(_split_folder(data, split_name))
     matches = []
     for pair in pairs:
         truth = read_truth(pair, model.dimensions)
@@ -64,6 +73,39 @@ def evaluate_model(
     images = pd.DataFrame(rows).sort_values("ap50", ignore_index=True)
     intervals = {name: bootstrap(matches, name, seed=0) for name in ("ap50", "map50_90", "count_error")}
     return Evaluation(scores(matches), intervals, images)
+
+
+def evaluate_classes(
+    model: Model, data: Path, split_name: str | None, settings: SegmentSettings, groups: str = ""
+) -> Evaluation:
+    """Classify images in folders of classes, and score the result.
+
+    Parameters
+    ----------
+    model, data, split_name, settings
+        As for :func:`evaluate_model`.
+    groups
+        Which images belong together, for the intervals; see :func:`abbe.data.classes.with_groups`.
+
+    Raises
+    ------
+    AbbeError
+        When the folder holds no folders of classes, or classes that the model lacks.
+    """
+    classifier = Classifier(model)
+    images = with_groups(find_classes(_split_folder(data, split_name)), groups)
+    truth = class_indices(images, classifier.classes)
+    shared = {field.name for field in fields(ClassifySettings)} & {field.name for field in fields(SegmentSettings)}
+    chosen = ClassifySettings(**{name: getattr(settings, name) for name in shared})
+    pictures = (classifier.picture(select(one.image, chosen)[0]) for one in images)
+    probability = classifier.probabilities(pictures, chosen)
+    table = class_columns(probability, classifier.classes)[["class", "probability"]]
+    table.insert(0, "image", [one.name for one in images])
+    table.insert(1, "truth", [one.kind for one in images])
+    table["p_truth"] = probability[np.arange(len(truth)), truth]
+    intervals = class_metrics.bootstrap(probability, truth, np.array([one.group for one in images]))
+    worst_first = table.sort_values("p_truth", ignore_index=True)
+    return Evaluation(class_metrics.scores(probability, truth), intervals, worst_first)
 
 
 def _split_folder(data: Path, name: str | None) -> Path:

@@ -22,6 +22,16 @@ from abbe.data.sample import Sample
 from abbe.data.volumes import varied_volumes, write_volumes
 from abbe.errors import AbbeError
 from abbe.evaluation import measure, read_truth
+from abbe.learn_classes import (
+    ClassValidation,
+    class_samples,
+    class_training_data,
+    find_class_source,
+    finish,
+    opened_start,
+    settle_options,
+    start_from,
+)
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
@@ -45,6 +55,8 @@ class Trained:
     """The run folder: curves, log, checkpoints, resolved recipe."""
     fit: FitResult
     """History and best score."""
+    verb: str = "segment"
+    """What the model is for."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +112,92 @@ def train_recipe(
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
+    lesson = _class_lesson(recipe, tell) if _of_classes(recipe) else _object_lesson(recipe, run, tell)
+    tell(f"training on {lesson.images} images, validating on {lesson.validation_images}")
+    result = fit(
+        lesson.method,
+        lesson.training_set,
+        None,
+        recipe.train,
+        run,
+        recipe_text=dump_recipe(recipe),
+        validate=lesson.validate,
+        resume=resume,
+    )
+    path = run / "model.safetensors"
+    if result.leads:
+        if lesson.measure:
+            lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
+        save_model(path, lesson.method.state_dict(), lesson.description)
+    return Trained(path, run, result, "classify" if _of_classes(recipe) else "segment")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is trained, on what, and how it is judged."""
+
+    method: Any
+    description: Description
+    training_set: TrainingDataset
+    images: int
+    validation_images: int
+    validate: Callable[[Any], dict[str, float]] | None
+    """Scores the method as it stands; None where there is nothing to validate on."""
+    measure: Callable[[], dict[str, float]] | None
+    """Scores the finished method, for its description."""
+
+
+def _of_classes(recipe: Recipe) -> bool:
+    return (recipe.objective or entry(recipe.method).objective) == "classification"
+
+
+def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on images with labelled objects."""
     description = describe(recipe)
-    method = starting_method(recipe, description)
+    method = starting_method(recipe, description, tell)
     dimensions = len(method.geometry.multiple)
     description.axes = "CYX" if dimensions == 2 else "CZYX"
     sources = find_sources(recipe, simulate(recipe, run, tell))
     report_findings(sources, tell, volume=dimensions == 3)
     training_set = training_data(recipe, method, sources)
     validation = [pair for source in sources for pair in source.validation]
-    tell(f"training on {sum(len(s.train) for s in sources)} images, validating on {len(validation)}")
     fast = SegmentSettings(backend="torch")
     truth = [read_truth(pair, dimensions) for pair in validation]
     score = partial(measure, description=description, pairs=validation, truth=truth, settings=fast)
-    result = fit(
+    return Lesson(
         method,
+        description,
         training_set,
-        None,
-        recipe.train,
-        run,
-        recipe_text=dump_recipe(recipe),
-        validate=score if validation else None,
-        resume=resume,
+        sum(len(source.train) for source in sources),
+        len(validation),
+        score if validation else None,
+        partial(score, method) if validation else None,
     )
-    path = run / "model.safetensors"
-    if result.leads:
-        if validation:
-            description.metrics = {"validation": {key: round(value, 4) for key, value in score(method).items()}}
-        save_model(path, method.state_dict(), description)
-    return Trained(path, run, result)
+
+
+def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on images in folders of classes."""
+    source = find_class_source(recipe, _known_classes(recipe), tell)
+    settle_options(recipe, source)
+    description = describe(recipe)
+    method = starting_method(recipe, description, tell)
+    training_set = class_training_data(recipe, method, source)
+    validation = ClassValidation(class_samples(recipe, method, source.validation)) if source.validation else None
+    return Lesson(
+        method,
+        description,
+        training_set,
+        len(source.train),
+        len(source.validation),
+        validation,
+        partial(finish, method, validation, description) if validation else None,
+    )
+
+
+def _known_classes(recipe: Recipe) -> tuple[str, ...] | None:
+    """Name the classes of the model that training starts from."""
+    start = opened_start(recipe.start_from)
+    return None if start is None else getattr(getattr(start.method, "options", None), "classes", None)
 
 
 def simulate(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> list[str]:
@@ -197,8 +267,9 @@ def describe(recipe: Recipe) -> Description:
     known = entry(recipe.method)
     objective = recipe.objective or known.objective
     options = build_config(_options_type(objective), recipe.options, f"{recipe.name}: options")
-    channels = {"in_channels": recipe.data.in_channels, "out_channels": options.out_channels}
-    base = dataclasses.asdict(variant(recipe.method)) | channels
+    ends = {"in_channels": recipe.data.in_channels}
+    ends |= {name: getattr(options, name) for name in ("out_channels", "num_classes") if hasattr(options, name)}
+    base = dataclasses.asdict(variant(recipe.method)) | ends
     config = build_config(type(variant(recipe.method)), base | recipe.network, f"{recipe.name}: network")
     normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     return Description(
@@ -224,13 +295,16 @@ def _options_type(objective: str) -> Any:
     return getattr(module_of(found.file), found.config)
 
 
-def starting_method(recipe: Recipe, description: Description) -> Any:
+def starting_method(recipe: Recipe, description: Description, tell: Callable[[str], None] = logger.info) -> Any:
     """Build the method, with the weights that the recipe starts from or random ones of its seed."""
     import torch
 
     torch.manual_seed(recipe.train.seed)
     method = build_method(description)
     if recipe.start_from:
+        if _of_classes(recipe):
+            start_from(method, recipe, description.config, tell)
+            return method
         start = load_model(recipe.start_from)
         load_strict(method, start.method.state_dict(), f"{recipe.start_from} for recipe {recipe.name}")  # type: ignore[attr-defined]
     return method

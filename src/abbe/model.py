@@ -22,7 +22,7 @@ from abbe.planning import Plan, announce, plan_job
 from abbe.report.measure import measure_finished, placed
 from abbe.report.table import ObjectTable
 from abbe.segmentation import Canvas, Numbering, Origin, Segmentation
-from abbe.settings import SegmentSettings
+from abbe.settings import ComputeSettings, ImageSettings, SegmentSettings
 from abbe.size import find_scale, look
 from abbe.tiling.prepare import Predictor, choose_device
 from abbe.tiling.store import TileStore
@@ -70,8 +70,8 @@ class Model:
         """What people call it."""
         return self.description.name
 
-    def identity(self, settings: SegmentSettings) -> dict[str, Any]:
-        """Tell runs apart: all that changes the labels of an image."""
+    def identity(self, settings: ImageSettings) -> dict[str, Any]:
+        """Tell runs apart: all that changes the labels of an image, or its class."""
         return {"model": self.name, "sha256": self.sha256, **dataclasses.asdict(settings)}
 
     def record(self) -> dict[str, Any]:
@@ -154,6 +154,7 @@ class Model:
 
     def job(self, series: Series, settings: SegmentSettings) -> Job:
         """Lay out the work on a selected image: at what scale, in which tiles."""
+        self.expect_objects()
         predictor, reader = self.predictor(settings), self.reader(series, settings)
         first, unscaled = series[0], (1.0,) * self.dimensions
         job = Job(
@@ -168,6 +169,11 @@ class Model:
         )
         return dataclasses.replace(job, scale=self.scale(first, job, settings))
 
+    def expect_objects(self) -> None:
+        """Refuse to look for objects with a model that tells the class of a whole image."""
+        if self.method.joins == "whole":
+            raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
+
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
         chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
@@ -180,7 +186,7 @@ class Model:
         reader.frame(0)(((0, 1),) * self.dimensions)  # channels that do not fit are told before the work begins
         return reader
 
-    def predictor(self, settings: SegmentSettings) -> Predictor:
+    def predictor(self, settings: ComputeSettings) -> Predictor:
         """Prepare the method for a device and a precision; once for each."""
         key = (settings.device, settings.precision, settings.backend)
         if key not in self._predictors:

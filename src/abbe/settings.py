@@ -53,3 +53,13 @@ class ObjectSettings:
 @dataclass(frozen=True)
 class SegmentSettings(ImageSettings, ObjectSettings, ComputeSettings):
     """Everything that changes the labels of an image."""
+
+
+@dataclass(frozen=True)
+class ClassifySettings(ImageSettings, ComputeSettings):
+    """Everything that changes the classes of an image or of its objects."""
+
+    object_side: int | None = None
+    """Side in pixels of the square cut around an object, in place of what the model says."""
+    object_margin: float | None = None
+    """Context on each side of an object, as a share of its longer side, in place of what the model says."""

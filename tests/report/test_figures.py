@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, line, number, ticks
+from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, line, number, reliability, ticks
 
 FLOATS = st.floats(-1e12, 1e12, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, -np.inf])
 
@@ -108,3 +108,14 @@ def test_numbers_are_written_for_people() -> None:
     assert [number(value) for value in (0, 1234, 12.345, 0.5, 1e-5, 2.5e8, np.nan, -3.0)] == [
         "0", "1,234", "12.3", "0.5", "1e-05", "2.5e+08", "–", "-3",
     ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 10**6)), max_size=15))
+def test_reliability_has_a_dot_for_every_bin_that_holds_something(bins: list[tuple[float, float, int]]) -> None:
+    figure = drawing(reliability(*(np.array(values) for values in zip(*bins))) if bins else reliability([], [], []))
+    filled = [(sure, right, n) for sure, right, n in bins if n]
+    assert tips(figure) == [f"confidence {sure:.2f}, right {right:.2f}: {n:,}" for sure, right, n in filled]
+    for dot in figure.iter("circle"):
+        assert 0 <= float(dot.get("cx", "nan")) <= WIDTH
+        assert 0 <= float(dot.get("cy", "nan")) <= HEIGHT

@@ -25,6 +25,7 @@ from scipy.interpolate import PchipInterpolator
 from torch.nn import functional as F
 
 from abbe.data.channels import LUMINANCE
+from abbe.data.randaugment import erase, randaugment
 from abbe.data.sample import Sample
 from abbe.data.warp import Warp, upsample
 from abbe.ops.labels import typical_diameter
@@ -106,6 +107,12 @@ class AugmentConfig:
     """Largest standard deviation of the part of the noise that is equal everywhere."""
     photons: tuple[float, float] = (50.0, 5000.0)
     """Range of the photons at grey value 1 that set the shot noise, log-uniform."""
+    randaugment_operations: int = 0
+    """Operations of RandAugment after all that, of planes; where objects are labelled only such as move no pixel."""
+    randaugment_magnitude: float = 9.0
+    """Their strength, 0 to 30."""
+    erase_probability: float = 0.0
+    """Chance that a random rectangle of a plane becomes noise, which for labels is still the object."""
 
 
 def augment(sample: Sample, config: AugmentConfig, generator: np.random.Generator, size: tuple[int, ...]) -> Sample:
@@ -116,9 +123,15 @@ def augment(sample: Sample, config: AugmentConfig, generator: np.random.Generato
     """
     anchor = _anchor(sample, config, generator)
     warp = _draw_warp(sample, size, anchor, config, generator)
+    image = change_intensity(warp.linear(sample.image), config, generator)
+    if len(size) == 2 and config.randaugment_operations:
+        n, magnitude = config.randaugment_operations, config.randaugment_magnitude
+        image = randaugment(image, n, magnitude, generator, geometry=sample.labels is None)
+    if len(size) == 2 and config.erase_probability and generator.random() < config.erase_probability:
+        image = erase(image, generator)
     return replace(
         sample,
-        image=change_intensity(warp.linear(sample.image), config, generator),
+        image=image,
         labels=None if sample.labels is None else warp.nearest(sample.labels),
         ignore=None if sample.ignore is None else warp.nearest(sample.ignore),
         pixel_size=_scaled(sample.pixel_size, warp.step),

@@ -234,6 +234,7 @@ OBJECTIVES = {
     "instances": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
     "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),
+    "classification": Objective("backbones/classification.py", "Classification", "ClassificationOptions"),
     "falk_detection": Objective("backbones/unet_falk.py", "FalkDetection", "UNetOptions"),
 }
 

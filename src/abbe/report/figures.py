@@ -42,8 +42,14 @@ def histogram(numbers: Sequence[float] | np.ndarray, label: str, unit: str = "")
     return _figure(label, note, body)
 
 
-def bars(names: Sequence[str], values: Sequence[float] | np.ndarray, label: str, unit: str = "") -> str:
-    """Draw one bar per name, largest first; more than 40 of them become a histogram."""
+def bars(
+    names: Sequence[str],
+    values: Sequence[float] | np.ndarray,
+    label: str,
+    unit: str = "",
+    kind: tuple[str, str] = ("image", "images"),
+) -> str:
+    """Draw one bar per name, largest first, of names of a `kind`; more than 40 of them become a histogram."""
     values = np.asarray(values, np.float64)
     if len(values) > MAX_BARS:
         return histogram(values, label, unit)
@@ -56,8 +62,8 @@ def bars(names: Sequence[str], values: Sequence[float] | np.ndarray, label: str,
         for place, index in enumerate(order)
         if np.isfinite(values[index])
     ]
-    note = f"{len(values):,} images, largest first" if len(values) > 1 else str(names[0])
-    return _figure(label, note, [plot.axes("image", _axis_title(label, unit), x_ticks=False), *body])
+    note = f"{len(values):,} {kind[1]}, largest first" if len(values) > 1 else str(names[0])
+    return _figure(label, note, [plot.axes(kind[0], _axis_title(label, unit), x_ticks=False), *body])
 
 
 def line(places: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, label: str, axis: str) -> str:
@@ -71,6 +77,29 @@ def line(places: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndar
     drawn = f'<polyline points="{points}" fill="none" stroke="{COLOUR}" stroke-width="1.5"/>'
     note = f"{number(float(values[known].min()))} – {number(float(values[known].max()))}"
     return _figure(label, note, [plot.axes(axis, label), drawn])
+
+
+def reliability(
+    confidence: Sequence[float] | np.ndarray, accuracy: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray
+) -> str:
+    """Draw how often predictions are right against how sure they were, a dot for each bin; honest ones lie on the line.
+
+    Dots are larger where more predictions are.
+    """
+    counts = np.asarray(counts)
+    if not counts.sum():
+        return _empty("Reliability")
+    error = float(np.average(np.abs(np.asarray(confidence) - np.asarray(accuracy)), weights=counts))
+    plot = _Plot((0, 1), (0, 1))
+    ends = f"M{plot.x(0):.1f} {plot.y(0):.1f}L{plot.x(1):.1f} {plot.y(1):.1f}"
+    honest = f'<path d="{ends}" stroke="{ACCENT}" stroke-dasharray="4 3"/>'
+    dots = [
+        plot.dot(sure, right, 3 + 6 * math.sqrt(n / counts.max()), f"confidence {sure:.2f}, right {right:.2f}: {n:,}")
+        for sure, right, n in zip(confidence, accuracy, counts)
+        if n
+    ]
+    note = f"expected calibration error {number(error)}"
+    return _figure("Reliability", note, [plot.axes("confidence", "share that is right"), honest, *dots])
 
 
 class _Plot:
@@ -96,6 +125,13 @@ class _Plot:
         return (
             f'<rect class="bar" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{HEIGHT - BOTTOM - y:.1f}" '
             f'fill="{COLOUR}"><title>{escape(text)}</title></rect>'
+        )
+
+    def dot(self, x: float, y: float, radius: float, text: str) -> str:
+        """Draw a disk with a text that shows when the pointer rests on it."""
+        return (
+            f'<circle class="bar" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius:.1f}" fill="{COLOUR}" '
+            f'fill-opacity="0.8"><title>{escape(text)}</title></circle>'
         )
 
     def vertical(self, value: float) -> str:

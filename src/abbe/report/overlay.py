@@ -247,15 +247,15 @@ def contact_sheet(
     sheet = np.full((rows * step[0] + gap, columns * step[1] + gap, 3), SHEET, np.uint8)
     for number, (index, picture) in enumerate(zip(shown, pictures)):
         top, left = gap + number // columns * step[0], gap + number % columns * step[1]
-        sheet[top : top + caption, left : left + width] = _written(
+        sheet[top : top + caption, left : left + width] = written(
             captions[index] if captions else str(index), caption, width
         )
         sheet[top + caption :, left:][: picture.shape[0], : picture.shape[1]] = picture
     return sheet
 
 
-def _written(text: str, height: int, width: int) -> np.ndarray:
-    """A line of small print, (Y, X, 1) uint8, cut off where it is too long; nothing where it could not be read."""
+def written(text: str, height: int, width: int) -> np.ndarray:
+    """Write a line of small print, (Y, X, 1) uint8, cut off where it is too long; nothing where it is unreadable."""
     line = PIL.Image.new("L", (max(width, 1), max(height, 1)), SHEET)
     if height >= 8:
         draw = PIL.ImageDraw.Draw(line)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -44,6 +45,9 @@ DEEP = {"depth": "planes", "frames": "frames"}
 """Columns that follow where an image has more than one."""
 IN_PIXELS = {"density_per_mm2": "density_per_megapixel", "median_area_um2": "median_area"}
 """What takes their place where one is not: numbers in one column must be comparable."""
+
+
+_GROUPS = {"worst": "To look at again", "typical": "Typical"}
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,11 @@ def write_report(
         More parts, after the figures.
     """
     parts = [
-        _gallery(gallery),
+        gallery_section(gallery),
         _charts(images, objects),
         *sections,
         _image_table(images, links or {}),
-        _failures(failures),
+        failures_section(failures),
     ]
     cards = _cards(images, objects, provenance, failures)
     write_page(
@@ -283,10 +287,12 @@ def _card_list(cards: Sequence[tuple[str, str]]) -> str:
     return f'<dl class="cards">{"".join(items)}</dl>' if items else ""
 
 
-def _gallery(items: Sequence[GalleryItem]) -> Section | None:
+def gallery_section(
+    items: Sequence[GalleryItem], groups: Mapping[str, str] = MappingProxyType(_GROUPS)
+) -> Section | None:
+    """Make the part of a page that shows pictures, the worst and the typical ones under headings of their own."""
     if not items:
         return None
-    groups = {"worst": "To look at again", "typical": "Typical"}
     shown = items[:MAX_ITEMS]
     parts = []
     for kind, heading in groups.items():
@@ -342,7 +348,8 @@ def _along(objects: pd.DataFrame) -> list[str]:
     ]
 
 
-def _failures(failures: Sequence[tuple[str, str]]) -> Section | None:
+def failures_section(failures: Sequence[tuple[str, str]]) -> Section | None:
+    """Make the part of a page that lists files and what was wrong with each."""
     if not failures:
         return None
     listed = "".join(

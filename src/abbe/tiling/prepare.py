@@ -234,7 +234,9 @@ def choose_backend(backend: Backend, device: str, precision: Precision) -> Backe
 
 
 def _example_extents(geometry: Geometry) -> list[int]:
-    """Find small extents that the network takes; an unpadded one needs more than it loses."""
+    """Find small extents that the network takes; an unpadded one needs more than it loses, others have one size."""
+    if geometry.halo is None:
+        return list(geometry.multiple)
     lost = geometry.halo if geometry.crops and geometry.halo else [0] * len(geometry.multiple)
     return [
         fit(2 * halo + 4 * multiple, multiple, remainder)

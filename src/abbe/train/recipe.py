@@ -58,6 +58,8 @@ class TrainConfig:
     """Decoupled weight decay (adamw) or L2 penalty (adam, sgd)."""
     momentum: float = 0.9
     """Momentum of sgd; first beta of adam and adamw."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block of the network to the one before it, head to input; 1: one rate."""
     warmup_steps: int = 0
     """Steps during which the learning rate rises linearly to its highest value."""
     schedule: Literal["cosine", "constant", "inverse_root"] = "cosine"
@@ -94,6 +96,8 @@ class TrainConfig:
                 raise AbbeError(f"train.{name}: expected at least {least}, found {value}")
         if not 0 <= self.ema_decay < 1:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")
+        if not 0 < self.layer_decay <= 1:
+            raise AbbeError(f"train.layer_decay: expected above 0 and at most 1 (off), found {self.layer_decay}")
         if self.batch_size % self.processes:
             enough = math.ceil(self.batch_size / self.processes) * self.processes
             raise AbbeError(
@@ -126,6 +130,15 @@ class DataConfig:
     """How often samples come from each folder, relative to the others; empty: by the number of images."""
     validation_fraction: float = 0.15
     """Part of the images to set aside for validation where the data has no such split."""
+    folds: int = 0
+    """Of images in class folders: divide into so many parts, and validate on one, whatever splits there are; 0: no."""
+    fold: int = 0
+    """Which of the folds to validate on, from 0."""
+    groups: str = ""
+    """Of images in class folders: which belong together, never to be divided. A CSV file with the columns image and
+    group, or what separates the group from the rest of a file's name; empty: none do."""
+    class_balance: float = 0.0
+    """How often images are drawn, as a power of one over the number in their class: 1: all classes alike."""
     sources: list[str] = field(default_factory=list)
     """What the data is and under which licence, for the model's card."""
     in_channels: int = 1

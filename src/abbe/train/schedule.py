@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from abbe.train.depth import depth_scale, layer_depths
 from abbe.train.recipe import TrainConfig
 
 
@@ -38,20 +39,39 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def build_optimizers(method: Any, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
     """Make one optimizer per player, or a single one, under the name ``""``, for a method without players."""
     if hasattr(method, "players"):
-        return {name: _build(_split(side, config), config) for name, side in method.players().items()}
+        return {name: _build(_split(_unnamed(side), config), config) for name, side in method.players().items()}
     if hasattr(method, "parameter_groups"):
         return {"": _build(list(method.parameter_groups()), config)}
-    return {"": _build(_split(method.parameters(), config), config)}
+    if config.layer_decay < 1:
+        return {"": _build(_by_depth(method, config), config)}
+    return {"": _build(_split(dict(method.named_parameters()), config), config)}
 
 
-def _split(parameters: Iterable[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+def _unnamed(parameters: Iterable[nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {str(number): parameter for number, parameter in enumerate(parameters)}
+
+
+def _split(parameters: dict[str, nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
     """AdamW does not decay norms and biases; the classic optimizers decay all, as in the classic papers."""
-    trained = [p for p in parameters if p.requires_grad]
+    trained = [p for p in parameters.values() if p.requires_grad]
     if config.optimizer != "adamw":
         return [{"params": trained}]
     decayed = {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay}
     free = {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}
     return [group for group in (decayed, free) if group["params"]]
+
+
+def _by_depth(method: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Groups of lower learning rates the nearer to the input they are, the head's first."""
+    depths = layer_depths(method)
+    named = dict(method.named_parameters())
+    deepest = max(depths.values(), default=0)
+    groups = []
+    for depth in range(deepest, -1, -1):
+        rate = config.learning_rate * depth_scale(depth, deepest, config.layer_decay)
+        inside = {name: parameter for name, parameter in named.items() if depths[name] == depth}
+        groups += [group | {"lr": rate} for group in _split(inside, config) if group["params"]]
+    return groups
 
 
 def _build(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:

@@ -313,7 +313,7 @@ class Bags:
         begins = numbers.cumsum(0).sub_(numbers)
         total = torch.zeros_like(self.table)
         for step, weight in zip(self.steps, self.weights(), strict=True):
-            shares = weight.view(-1).index_select(0, order)
+            shares = weight.reshape(-1).index_select(0, order)
             taken = F.embedding_bag(takers, gradient, begins, mode="sum", per_sample_weights=shares)
             total[step:] += taken[: len(taken) - step]  # the last rows are border, and nobody's top left
         batch, rows_, columns, channels = self.shape

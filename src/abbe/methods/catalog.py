@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import PurePosixPath
@@ -44,10 +44,39 @@ class Objective:
     """Dataclass of its options."""
 
 
-_UNET = "U-Net: Convolutional Networks for Biomedical Image Segmentation"
-_UNET_3D = "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation"
-_FALK = "U-Net: deep learning for cell counting, detection, and morphometry"
-_INTERNIMAGE = "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions"
+_UNET = Entry(
+    "backbones/unet.py",
+    "segmentation",
+    "U-Net: Convolutional Networks for Biomedical Image Segmentation",
+    2015,
+    "arXiv:1505.04597",
+    "unet",
+)
+_UNET_RESIDUAL = replace(_UNET, file="backbones/unet_residual.py", objective="instances")
+_UNET_3D = Entry(
+    "backbones/unet_3d.py",
+    "segmentation",
+    "3D U-Net: Learning Dense Volumetric Segmentation from Sparse Annotation",
+    2016,
+    "arXiv:1606.06650",
+    "instances",
+)
+_FALK = Entry(
+    "backbones/unet_falk.py",
+    "segmentation",
+    "U-Net: deep learning for cell counting, detection, and morphometry",
+    2019,
+    "doi:10.1038/s41592-018-0261-2",
+    "falk",
+)
+_INTERNIMAGE = Entry(
+    "backbones/internimage.py",
+    "classification",
+    "InternImage: Exploring Large-Scale Vision Foundation Models with Deformable Convolutions",
+    2023,
+    "arXiv:2211.05778",
+    "classification",
+)
 
 _VIT = Entry(
     "attention/vit.py",
@@ -114,92 +143,36 @@ ENTRIES = {
     "resnet50_v1": _RESNET,
     "resnet101_v1": _RESNET,
     "resnet152_v1": _RESNET,
-    "resnet20_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet32_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet44_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet56_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet110_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain20_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain32_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain44_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain56_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain110_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
+    "resnet20_cifar": _RESNET,
+    "resnet32_cifar": _RESNET,
+    "resnet44_cifar": _RESNET,
+    "resnet56_cifar": _RESNET,
+    "resnet110_cifar": _RESNET,
+    "plain20_cifar": _RESNET,
+    "plain32_cifar": _RESNET,
+    "plain44_cifar": _RESNET,
+    "plain56_cifar": _RESNET,
+    "plain110_cifar": _RESNET,
     "resnet_tiny": _RESNET,
-    "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
-    "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),
-    "unet_falk_2d": Entry(
-        "backbones/unet_falk.py",
-        "segmentation",
-        _FALK,
-        2019,
-        "doi:10.1038/s41592-018-0261-2",
-        "falk",
-        "unet_falk_2d",
-    ),
-    "unet_falk_2d_tiny": Entry(
-        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
-    ),
-    "unet_falk_3d": Entry(
-        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
-    ),
-    "unet_falk_3d_tiny": Entry(
-        "backbones/unet_falk.py", "segmentation", _FALK, 2019, "doi:10.1038/s41592-018-0261-2", "falk"
-    ),
-    "unet_3d": Entry("backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances"),
-    "unet_3d_small": Entry(
-        "backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances", "nuclei_3d"
-    ),
-    "unet_3d_tiny": Entry("backbones/unet_3d.py", "segmentation", _UNET_3D, 2016, "arXiv:1606.06650", "instances"),
-    "unet_residual": Entry(
-        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances", "nuclei"
-    ),
-    "unet_residual_large": Entry(
-        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
-    ),
-    "unet_residual_tiny": Entry(
-        "backbones/unet_residual.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "instances"
-    ),
-    "internimage_tiny": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_small": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_base": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_large": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_xlarge": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_huge": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
-    "internimage_micro": Entry(
-        "backbones/internimage.py", "classification", _INTERNIMAGE, 2023, "arXiv:2211.05778", "classification"
-    ),
+    "unet_2015": replace(_UNET, recipe="unet_2015"),
+    "unet_2015_tiny": _UNET,
+    "unet_falk_2d": replace(_FALK, recipe="unet_falk_2d"),
+    "unet_falk_2d_tiny": _FALK,
+    "unet_falk_3d": _FALK,
+    "unet_falk_3d_tiny": _FALK,
+    "unet_3d": _UNET_3D,
+    "unet_3d_small": replace(_UNET_3D, recipe="nuclei_3d"),
+    "unet_3d_tiny": _UNET_3D,
+    "unet_residual": replace(_UNET_RESIDUAL, recipe="nuclei"),
+    "unet_residual_large": _UNET_RESIDUAL,
+    "unet_residual_tiny": _UNET_RESIDUAL,
+    "internimage_tiny": _INTERNIMAGE,
+    "internimage_small": _INTERNIMAGE,
+    "internimage_base": _INTERNIMAGE,
+    "internimage_large": _INTERNIMAGE,
+    "internimage_xlarge": _INTERNIMAGE,
+    "internimage_huge": _INTERNIMAGE,
+    "internimage_micro": _INTERNIMAGE,
     "vit_tiny_patch16_224": _VIT,
     "vit_tiny_patch16_384": _VIT,
     "vit_small_patch32_224": _VIT,
@@ -229,13 +202,13 @@ ENTRIES = {
 }
 
 OBJECTIVES = {
-    "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
-    "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),
     "instances": Objective("segmentation/instances.py", "InstanceSegmentation", "InstancesConfig"),
     "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),
-    "classification": Objective("backbones/classification.py", "Classification", "ClassificationOptions"),
     "falk_detection": Objective("backbones/unet_falk.py", "FalkDetection", "UNetOptions"),
+    "classification": Objective("backbones/classification.py", "Classification", "ClassificationOptions"),
+    "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
+    "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),
 }
 
 

@@ -4,7 +4,7 @@
     python benchmarks/sums.py --out runs/sums-plain --smoothing 0        # without label smoothing
     python benchmarks/sums.py --out runs/sums-flat --schedule constant   # without the paper's schedule
 
-One run is minutes on two cores; ``--resume`` goes on with one that was stopped.
+``--resume`` goes on with a run that was stopped.
 """
 
 from __future__ import annotations
@@ -84,17 +84,17 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--digits", type=int, default=5)
+    parser.add_argument("--digits", type=int, default=3)
     parser.add_argument("--least-first", action="store_true")
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--steps-per-epoch", type=int, default=250)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--smoothing", type=float, default=0.1)
     parser.add_argument("--schedule", choices=["inverse_root", "constant", "cosine"], default="inverse_root")
-    parser.add_argument("--warmup", type=int, default=1000)
+    parser.add_argument("--warmup", type=int, default=400)
     parser.add_argument("--tested", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")

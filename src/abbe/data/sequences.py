@@ -104,7 +104,7 @@ def held_out_sums(config: SumsConfig, number: int, seed: int = 0) -> list[TokenP
     """
     generator = np.random.default_rng([seed, 1])
     found: dict[str, TokenPair] = {}
-    for _ in range(100 * number):
+    for _ in range(20 * number):
         if len(found) == number:
             break
         pair = draw_sum(config, generator, held_out=True)

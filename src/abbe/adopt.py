@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,8 @@ def _hint(name: str, tensors: Tensors) -> str:
     """Say of which network of the same paper the tensors are, or what to give so that they fit this one."""
     tables = tables_of(entry(name).file)
     shapes = _body(tensors, tables)
-    for other, config in module_of(entry(name).file).VARIANTS.items():
-        with torch.device("meta"):
-            expected = module_of(entry(name).file).build(config).state_dict()
-        if _body(expected, tables) != shapes:
+    for other in module_of(entry(name).file).VARIANTS:
+        if _expected(other) != shapes:
             continue
         if other != name:
             return f"; these are weights of {other!r}"
@@ -212,6 +211,14 @@ def _hint(name: str, tensors: Tensors) -> str:
         channels = next((tensors[key].shape[1] for key in tables.STEM if key in tensors), None)
         return f"; they have in_channels={channels} and num_classes={classes}: give both"
     return ""
+
+
+@cache
+def _expected(name: str) -> dict[str, tuple[int, ...]]:
+    known = entry(name)
+    with torch.device("meta"):
+        network = module_of(known.file).build(variant(name))
+    return _body(network.state_dict(), tables_of(known.file))
 
 
 def _body(tensors: Tensors, tables: Any) -> dict[str, tuple[int, ...]]:

@@ -86,36 +86,16 @@ ENTRIES = {
     "resnet50_v1": _RESNET,
     "resnet101_v1": _RESNET,
     "resnet152_v1": _RESNET,
-    "resnet20_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet32_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet44_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet56_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "resnet110_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain20_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain32_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain44_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain56_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
-    "plain110_cifar": Entry(
-        "backbones/resnet.py", "classification", _RESNET, 2015, "arXiv:1512.03385", "classification"
-    ),
+    "resnet20_cifar": _RESNET,
+    "resnet32_cifar": _RESNET,
+    "resnet44_cifar": _RESNET,
+    "resnet56_cifar": _RESNET,
+    "resnet110_cifar": _RESNET,
+    "plain20_cifar": _RESNET,
+    "plain32_cifar": _RESNET,
+    "plain44_cifar": _RESNET,
+    "plain56_cifar": _RESNET,
+    "plain110_cifar": _RESNET,
     "resnet_tiny": _RESNET,
     "unet_2015": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet", "unet_2015"),
     "unet_2015_tiny": Entry("backbones/unet.py", "segmentation", _UNET, 2015, "arXiv:1505.04597", "unet"),

@@ -139,6 +139,7 @@ def initialise(network: AlexNet) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.normal_(module.weight, std=0.01)
+            assert module.bias is not None
             nn.init.zeros_(module.bias)
     for module in (*(convolutions[i] for i in WITH_BIAS_ONE), *network.hidden):
         nn.init.ones_(module.bias)

@@ -133,6 +133,7 @@ def initialise(module: nn.Module) -> None:
     """Draw weights from a truncated normal distribution of deviation 0.02, as transformers do; biases are zero."""
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
+        assert module.bias is not None
         nn.init.zeros_(module.bias)
 
 

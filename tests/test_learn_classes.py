@@ -48,8 +48,9 @@ def test_evaluation_scores_folders_and_refuses_classes_that_the_model_lacks(
     assert result.images["p_truth"].is_monotonic_increasing
     low, high = result.intervals["balanced_accuracy"]
     assert low <= result.scores["balanced_accuracy"] <= high
-    textures.write_folders(tmp_path / "more", {"fine": 2})
-    (tmp_path / "more" / "coarse").rename(tmp_path / "more" / "rough")
+    wide = abbe.evaluate(texture_run, texture_folder, groups="_", device="cpu", precision="exact")
+    assert wide.scores == result.scores
+    assert wide.intervals != result.intervals  # four groups are drawn, not 36 images
     textures.write_folders(tmp_path / "other", {"fine": 2})
     (tmp_path / "other" / "fine").rename(tmp_path / "other" / "rough")
     with pytest.raises(AbbeError, match="classes that the model lacks: rough; it knows coarse, fine, smooth"):

@@ -399,7 +399,9 @@ def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **op
     return train_recipe(recipe, folders, **options)
 
 
-def evaluate(model: str | Path | Model, data: str | Path, *, split: str | None = None, **settings: Any) -> Evaluation:
+def evaluate(
+    model: str | Path | Model, data: str | Path, *, split: str | None = None, groups: str = "", **settings: Any
+) -> Evaluation:
     """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
 
     Parameters
@@ -407,14 +409,17 @@ def evaluate(model: str | Path | Model, data: str | Path, *, split: str | None =
     model
         Name, file, or what :func:`load` gave.
     data
-        A folder with images and their labels.
+        A folder with images and their labels, or for a model of classes with a folder of images for each.
     split
         Which of the folder's splits to take where it has some: test unless given.
+    groups
+        Of classes: which images belong together and are drawn together for the intervals. A CSV file with the columns
+        image and group, or what separates the group from the rest of a file's name.
     **settings
         Fields of :class:`~abbe.settings.SegmentSettings`.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"))
+    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"), groups)
 
 
 def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str, Any]:

@@ -235,6 +235,7 @@ def evaluate(
     *,
     data: Path,
     split: str | None = None,
+    groups: str = "",
     out: Path | None = None,
     settings: Annotated[SegmentSettings | None, Flat] = None,
 ) -> int:
@@ -248,6 +249,8 @@ def evaluate(
         Folder of annotated images, as for `train`.
     split
         Split to take where the folder has some: test unless given.
+    groups
+        Of classes: a CSV file of image and group, or what ends the group in a file's name; intervals are over groups.
     out
         Folder for scores.json and images.csv.
     """
@@ -255,7 +258,7 @@ def evaluate(
 
     from abbe.api import evaluate as run
 
-    result = run(model, data, split=split, **dataclasses.asdict(settings or SegmentSettings()))
+    result = run(model, data, split=split, groups=groups, **dataclasses.asdict(settings or SegmentSettings()))
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (None, None))
         print_line(f"{name:18s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))

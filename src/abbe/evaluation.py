@@ -48,9 +48,15 @@ class Evaluation:
 
 
 def evaluate_model(
-    model: Model, data: Path, split_name: str | None = None, settings: SegmentSettings | None = None
+    model: Model,
+    data: Path,
+    split_name: str | None = None,
+    settings: SegmentSettings | None = None,
+    groups: str = "",
 ) -> Evaluation:
     """Segment annotated images, or classify those in folders of classes, as a user would, and score the result.
+
+    Of classes ``groups`` says which images belong together; see :func:`abbe.data.classes.with_groups`.
 
     Raises
     ------
@@ -59,7 +65,7 @@ def evaluate_model(
     """
     settings = settings or SegmentSettings()
     if isinstance(model.method, Classification):
-        return evaluate_classes(model, data, split_name, settings)
+        return evaluate_classes(model, data, split_name, settings, groups)
     pairs = find_pairs(_split_folder(data, split_name))
     matches = []
     for pair in pairs:

@@ -18,6 +18,7 @@ from abbe.data.augment import (
 )
 from abbe.data.sample import Sample
 from abbe.data.warp import Warp, mirror, span, upsample
+from abbe.train.settings import build_config
 
 NOTHING = AugmentConfig(
     flips=False,
@@ -381,3 +382,24 @@ def test_any_image_gives_a_finite_crop(
     assert result.labels is not None
     assert result.labels.shape == size
     assert result.labels.dtype == np.int32
+
+
+def test_photographs_are_mirrored_left_and_right_and_shifted_by_whole_pixels() -> None:
+    """As in the training of the CIFAR networks: 4 of 32 pixels to either side, the border mirrored."""
+    image = np.arange(32 * 32, dtype=np.float32).reshape(1, 32, 32)
+    config = replace(NOTHING, flips="x", translation=4 / 32)
+    padded = np.pad(image[0], 4, mode="reflect")
+    places = {(y, x, flip) for y in range(9) for x in range(9) for flip in (1, -1)}
+    seen = set()
+    for seed in range(60):
+        crop = augment(Sample(image), config, np.random.default_rng(seed), (32, 32)).image[0]
+        found = [(y, x, f) for y, x, f in places if np.array_equal(padded[y : y + 32, x : x + 32][:, ::f], crop)]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert {flip for *_, flip in seen} == {1, -1}
+    assert len({place[:2] for place in seen}) > 30
+
+
+def test_flips_of_a_recipe_are_a_switch_or_an_axis() -> None:
+    for text, value in (("true", True), ("false", False), ("x", "x"), (True, True), (False, False)):
+        assert build_config(AugmentConfig, {"flips": text}, "augment").flips == value

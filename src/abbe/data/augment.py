@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,14 +46,16 @@ class AugmentConfig:
 
     foreground_probability: float = 0.75
     """Chance that the crop is placed so that it shows an object."""
-    flips: bool = True
-    """Mirror along each axis with chance one half, Z too."""
+    flips: bool | Literal["x"] = True
+    """Mirror along each axis with chance one half, Z too; "x": left and right only, for photographs."""
     quarter_turns: bool = True
     """Turn by a random multiple of 90 degrees; exact, without interpolation."""
     affine_probability: float = 0.7
     """Chance of a free rotation, scale, anisotropy and shear; other crops keep the pixel grid."""
     rotation: float = 180.0
     """Largest free rotation to either side, in degrees."""
+    translation: float = 0.0
+    """Largest shift of the crop to either side, as a share of its sides; it may leave the image."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Range of the magnification, log-uniform; above 1 objects grow."""
     diameter: tuple[float, float] | None = None
@@ -166,6 +169,8 @@ def _draw_warp(
     if generator.random() < config.elastic_probability:
         displacement, exact = _draw_displacement(sample, size, config, generator), False
     centre = _centre(sample.image.shape[1:], size, matrix, anchor, generator)
+    if config.translation:
+        centre = centre + config.translation * np.array(size) * generator.uniform(-1, 1, len(size))
     if displacement is None:  # pixels fall on pixels along the axes that keep their grid
         offset = (np.abs(matrix) @ size - 1) / 2
         kept = (np.count_nonzero(matrix, axis=1) == 1) & (np.abs(matrix).max(axis=1) == 1)
@@ -187,7 +192,9 @@ def _draw_displacement(
 def _flips_and_turns(axes: int, config: AugmentConfig, generator: np.random.Generator) -> np.ndarray:
     """A random symmetry of the square, and of Z before it, as a matrix from crop to image coordinates ([z,] y, x)."""
     matrix = np.eye(axes)
-    if config.flips:
+    if config.flips == "x":
+        matrix[-1, -1] = generator.choice([-1.0, 1.0])
+    elif config.flips:
         matrix = np.diag(generator.choice([-1.0, 1.0], axes))
     if config.quarter_turns:
         quarter = np.array([[0.0, -1.0], [1.0, 0.0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import abbe
 from abbe.errors import AbbeError
 from abbe.learn import train_recipe
 from abbe.learn_classes import find_class_source
+from abbe.methods.backbones import resnet
 from abbe.model import load_model
 from abbe.train.recipe import load_recipe
 from abbe.weights.file import read_description
+from abbe.weights.tables import resnet as resnet_tables
 
 SHORT = {"train.epochs": "1", "train.steps_per_epoch": "2"}
 
@@ -153,3 +156,20 @@ def test_equal_images_are_kept_together_where_we_divide(recipe: Path, textures: 
     assert not seen[0] & seen[1]
     assert any(line.startswith("warning: the same image more than once") for line in told)
     assert np.isclose(len(source.validation) / 54, 0.34, atol=0.1)
+
+
+def test_training_starts_from_published_weights(recipe: Path, textures: Any, tmp_path: Path) -> None:
+    tiny = resnet.VARIANTS["resnet_tiny"]
+    torch.manual_seed(3)
+    published = resnet.build(tiny)
+    torch.save(resnet_tables.LAYOUTS[0].to_theirs(published.state_dict(), asdict(tiny)), tmp_path / "theirs.pth")
+    data = textures.write_folders(tmp_path / "data", dict.fromkeys(textures.CLASSES, 6))
+    still = {"train.learning_rate": "0", "train.weight_decay": "0", "train.ema_decay": "0", "train.layer_decay": "0.9"}
+    changes = SHORT | still | {"method": "resnet_tiny", "data.in_channels": "3", "train.crop": "32"}
+    result = train_recipe(recipe, [data], changes | {"start_from": str(tmp_path / "theirs.pth")}, out=tmp_path / "run")
+    trained = load_model(result.run).method.network.state_dict()  # type: ignore[attr-defined]
+    kernels = {name: weight for name, weight in published.state_dict().items() if weight.ndim == 4}
+    assert all(torch.equal(trained[name], weight) for name, weight in kernels.items())
+    assert {len(weight) for name, weight in trained.items() if weight.ndim == 2} == {3}  # a last layer of our classes
+    with pytest.raises(AbbeError, match=r"nowhere\.pth"):
+        train_recipe(recipe, [data], changes | {"start_from": "nowhere.pth"}, out=tmp_path / "other")

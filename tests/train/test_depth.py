@@ -44,6 +44,17 @@ class Tokens(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
+class Beside(nn.Module):
+    """Steps between stages in a list of their own, before that of the stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 4)
+        self.steps = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 2)) for _ in range(2))
+        self.stages = nn.ModuleList(nn.Sequential(*(Block() for _ in range(n))) for n in (1, 2, 1))
+        self.head = nn.Linear(4, 2)
+
+
 def by_module(network: nn.Module) -> dict[str, int]:
     return {name.rpartition(".")[0]: depth for name, depth in layer_depths(network).items()}
 
@@ -61,6 +72,20 @@ def test_steps_between_stages_go_with_the_blocks_behind() -> None:
     assert [depths[f"stages.{s}.blocks.{b}.conv"] for s in (0, 1) for b in (0, 1)] == [1, 2, 3, 4]
     assert depths["stages.1.down"] == 3
     assert depths["head"] == 5
+
+
+def test_steps_in_a_list_of_their_own_go_with_their_stages() -> None:
+    depths = by_module(Beside())
+    assert depths["stem"] == 0
+    assert depths["stages.1.0.conv"] == depths["steps.0.1"] == depths["stages.0.0.conv"] + 1
+    assert depths["stages.2.0.conv"] == depths["steps.1.0"] == depths["stages.1.1.conv"] + 1
+    assert depths["head"] == max(depths.values())
+
+
+def test_plain_sequences_are_blocks_where_there_is_nothing_else() -> None:
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()) for _ in range(3)]
+    network = nn.ModuleDict({"features": nn.Sequential(*layers), "head": nn.Linear(4, 2)})
+    assert list(layer_depths(network).values())[::2] == [1, 2, 3, 4]
 
 
 def test_an_objective_around_a_network_changes_nothing() -> None:

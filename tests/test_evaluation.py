@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pandas as pd
 import pytest
 import tifffile
 
+from abbe.data.volumes import NucleiVolume, count_for, write_volumes
 from abbe.errors import AbbeError
 from abbe.evaluation import evaluate_model
 from abbe.metrics.instances import match, scores
-from abbe.model import Model
+from abbe.model import Model, load_model
 from abbe.settings import SegmentSettings
 
 
@@ -53,3 +55,18 @@ def test_a_split_that_is_not_there_is_told(bright: Model, annotated: Path, tmp_p
         evaluate_model(bright, annotated, "tset")
     with pytest.raises(AbbeError, match="no such folder"):
         evaluate_model(bright, tmp_path / "missing")
+
+
+def test_the_bundled_model_of_stacks_finds_simulated_nuclei(tmp_path: Path) -> None:
+    """A stack that it has not seen, with planes twice as far apart as it works at."""
+    config = replace(
+        NucleiVolume(clumping=0.6, seed=99),
+        shape=(12, 96, 96),
+        voxel=(2.0, 0.5, 0.5),
+        count=count_for(0.25, 8.0, (24, 48, 48)),
+    )
+    write_volumes(tmp_path, {"a": config})
+    found = evaluate_model(load_model("nuclei_3d"), tmp_path, settings=SegmentSettings(device="cpu"))
+    assert found.images["annotated"][0] > 15
+    assert found.scores["ap50"] > 0.75
+    assert found.scores["count_error"] < 0.15

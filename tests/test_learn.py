@@ -187,7 +187,7 @@ STACKS = {
 
 
 def test_stacks_train_a_model_that_takes_stacks(stacks: Path, tmp_path: Path) -> None:
-    result = train_recipe("nuclei_3d", [stacks], STACKS, out=tmp_path / "run")
+    result = train_recipe("nuclei_3d", [stacks], STACKS, out=tmp_path / "run", from_scratch=True)
     description = read_description(result.model)
     assert description.axes == "CZYX"
     assert description.pixel_size == (1.0, 0.5, 0.5)
@@ -201,7 +201,7 @@ def test_stacks_train_a_model_that_takes_stacks(stacks: Path, tmp_path: Path) ->
 
 
 def test_samples_come_at_the_voxel_of_the_model_and_crops_in_its_extents(stacks: Path) -> None:
-    recipe = load_recipe("nuclei_3d", STACKS | {"data.paths": [str(stacks)]})
+    recipe = load_recipe("nuclei_3d", STACKS | {"data.paths": [str(stacks)], "start_from": None})
     method = starting_method(recipe, describe(recipe))
     data = training_data(recipe, method, find_sources(recipe))
     sample = data.samples[0]
@@ -214,7 +214,7 @@ def test_samples_come_at_the_voxel_of_the_model_and_crops_in_its_extents(stacks:
 
 def test_crops_of_too_few_axes_are_told(stacks: Path, tmp_path: Path) -> None:
     with pytest.raises(AbbeError, match=r"train.crop: 2 extents \(16, 16\), but the network has 3 spatial axes"):
-        train_recipe("nuclei_3d", [stacks], STACKS | {"train.crop": "16,16"}, out=tmp_path / "run")
+        train_recipe("nuclei_3d", [stacks], STACKS | {"train.crop": "16,16"}, out=tmp_path / "run", from_scratch=True)
 
 
 def test_a_recipe_without_folders_simulates_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,11 @@ RECORDS = {
         licence="BSD-3-Clause; trained on BBBC038 (CC0)",
         file="nuclei.safetensors",
     ),
+    "nuclei_3d": Record(
+        summary="nuclei in fluorescence stacks, as solids; trained on simulated stacks",
+        licence="BSD-3-Clause; trained on simulated data",
+        file="nuclei_3d.safetensors",
+    ),
 }
 
 

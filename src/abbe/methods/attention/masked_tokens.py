@@ -70,10 +70,10 @@ class MaskedTokens(nn.Module):
         """Compute the cross-entropy of the chosen tokens, and the part of them that is predicted right."""
         logits, target = self.network(batch["tokens"]), batch["target"]
         chosen = target != UNCHOSEN
-        count = chosen.sum()
+        count = batch_total(chosen.sum()).clamp_min(1)
         errors = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), ignore_index=UNCHOSEN, reduction="sum")
         right = ((logits.argmax(-1) == target) & chosen).sum()
-        return {"loss": errors / batch_total(count).clamp_min(1), "accuracy": right / count.clamp_min(1)}
+        return {"loss": errors / count, "accuracy": right / count}
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compute ``logits`` (B, N, K) of tokens (B, N)."""

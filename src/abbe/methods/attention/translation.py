@@ -21,6 +21,7 @@ from abbe.data.sample import TokenPair
 from abbe.errors import AbbeError
 from abbe.methods.attention.beam_search import beam_search, greedy_search
 from abbe.methods.attention.transformer import Transformer, label_smoothing_loss
+from abbe.ops.totals import batch_total
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class Translation(nn.Module):
         target = batch["target"][:, 1:]  # (B, T), what stands behind each token
         logits = self.network(batch["source"], batch["target"][:, :-1])  # (B, T, K)
         known = target != padding
-        right = ((logits.argmax(-1) == target) & known).sum() / known.sum().clamp_min(1)
+        right = ((logits.argmax(-1) == target) & known).sum()
         loss = label_smoothing_loss(logits, target, self.options.smoothing, padding)
-        return {"loss": loss, "accuracy": right}
+        return {"loss": loss, "accuracy": right / batch_total(known.sum()).clamp_min(1)}
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Search the ``tokens`` (B, longest) behind sources (B, S), and their ``score`` (B), a log-probability."""

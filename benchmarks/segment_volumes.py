@@ -186,7 +186,7 @@ def voxel_volume(image: Image) -> float:
 
 def tuned_planes(model: Model, validation: Sequence[Pair]) -> Way:
     stacks = [segmented_planes(model, pair) for pair in validation]
-    choices = itertools.product((0.1, 0.25, 0.4), (1, 2, 3))
+    choices = itertools.product((0.1, 0.25, 0.4, 0.55, 0.7), (1, 2, 3, 4, 5))
     best = best_of(choices, lambda choice, number: linked(stacks[number], *choice), validation, "planes: IoU, planes")
     return lambda pair: linked(segmented_planes(model, pair), *best)
 

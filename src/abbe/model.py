@@ -35,7 +35,7 @@ TILE: dict[tuple[int, str], int | tuple[int, ...]] = {
     (2, "cpu"): 1280,
     (2, "cuda"): 2048,
     (2, "mps"): 1024,
-    (3, "cpu"): (128, 192, 192),
+    (3, "cpu"): (96, 224, 224),
     (3, "cuda"): 192,
     (3, "mps"): 96,
 }
@@ -177,7 +177,10 @@ class Model:
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
         chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
-        return chosen if isinstance(chosen, tuple) else (chosen,) * self.dimensions
+        if isinstance(chosen, int):
+            return (chosen,) * self.dimensions
+        halo = self.method.geometry.halo or (0, 0, 0)
+        return tuple(max(extent, 3 * around) for extent, around in zip(chosen, halo, strict=True))
 
     def reader(self, series: Series, settings: SegmentSettings) -> Reader:
         """Read normalised boxes (C, ...) of a selected image, with the channels that the network takes."""

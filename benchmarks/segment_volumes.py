@@ -274,7 +274,7 @@ def speed(arguments: argparse.Namespace) -> None:
     ways: dict[str, Callable[[], Labels]] = {
         model.name: lambda: model.predict(image).labels,
         f"{planes_model.name}, planes linked": lambda: linked(
-            np.stack([planes_model.predict(plane).labels for plane in made.image]), 0.25, 2
+            np.stack([planes_model.predict(plane).labels for plane in made.image]), 0.55, 3
         ),
         "Otsu and watershed": lambda: classical(made.image, voxel, 0.5, 1.0, 2.5),
     }

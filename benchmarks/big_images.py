@@ -94,7 +94,7 @@ class Measured:
 
 def segmented(field: Path, folder: Path) -> Measured:
     """Watch ``abbe segment`` on a file: reading, all results and the report are in it."""
-    code = "from abbe.cli import main; main()"
+    code = "from abbe.cli.main import main; main()"
     options = ["--device", "cpu", "--diameter", str(SETTINGS.diameter)]
     run = watch([sys.executable, "-c", code, "segment", str(field), "--out", str(folder), *options])
     if run.exit_code:

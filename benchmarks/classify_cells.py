@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 import abbe
 from abbe.api import train as train_recipe
-from abbe.cli import pair_up
+from abbe.cli.training import pair_up
 from abbe.data.classes import class_indices, classes_of, find_classes, with_groups
 from abbe.data.datasets import whole_plane
 from abbe.data.read import read

@@ -204,8 +204,8 @@ def bright_model(path: Path) -> Path:
 
 def batch(folder: Path) -> None:
     """Run the real road over a folder with a tiny network, and write what came of it into batch.json."""
-    from abbe.api import segment_files
     from abbe.batch import Outputs
+    from abbe.folders import segment_files
     from abbe.settings import SegmentSettings
 
     faulthandler.dump_traceback_later(3600, exit=True)

@@ -239,7 +239,7 @@ def memory(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         image, out = Path(name) / "field.tif", Path(name) / "results"
         write_field(image, arguments.side)
-        code = "from abbe.cli import main; main()"
+        code = "from abbe.cli.main import main; main()"
         run = watch([sys.executable, "-c", code, "segment", str(image), "--model", arguments.model, "--out", str(out)])
         counts = (out / "objects.csv").read_bytes().count(b"\n") - 1 if run.exit_code == 0 else 0
     if run.exit_code:

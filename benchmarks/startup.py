@@ -19,7 +19,7 @@ from tables import machine, print_table
 COMMANDS = {
     "python, nothing else": "pass",
     "import abbe": "import abbe",
-    "abbe --help": "import sys; sys.argv = ['abbe', '--help']; from abbe.cli import main; main()",
+    "abbe --help": "import sys; sys.argv = ['abbe', '--help']; from abbe.cli.main import main; main()",
 }
 HEAVY = ("torch", "numpy", "pandas", "scipy", "skimage", "matplotlib", "lightning")
 """Libraries of which each costs a tenth of a second or more."""

@@ -13,9 +13,9 @@ import tifffile
 import torch
 
 import abbe
-from abbe.api import measure_files, segment_files
 from abbe.batch import Outputs
 from abbe.errors import AbbeError
+from abbe.folders import measure_files, segment_files
 from abbe.methods.backbones.unet_residual import UNetResidual
 from abbe.model import Model
 from abbe.settings import SegmentSettings

@@ -342,7 +342,7 @@ def test_ctrl_c_before_anything_began(run: Callable[..., Ran], monkeypatch: pyte
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("abbe.api.segment_files", stopped)
+    monkeypatch.setattr("abbe.folders.segment_files", stopped)
     ran = run("segment", "a.tif")
     assert (ran.code, ran.err) == (130, "stopped\n")
 

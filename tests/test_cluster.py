@@ -20,10 +20,10 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from abbe.api import segment_files
 from abbe.batch import Outputs
 from abbe.cluster import Cluster
 from abbe.errors import AbbeError
+from abbe.folders import segment_files
 from abbe.model import Model
 from abbe.settings import SegmentSettings
 
@@ -201,7 +201,7 @@ def children() -> set[int]:
 
 
 def test_ctrl_c_ends_the_workers_and_is_told_in_one_line(field: Path, bright_file: Path, tmp_path: Path) -> None:
-    code = "from abbe.cli import main; main()"
+    code = "from abbe.cli.main import main; main()"
     words = ["segment", str(field), "--model", str(bright_file), "--out", str(tmp_path / "out"), "--workers", "1"]
     options = ["--tile", "96", "--diameter", "20", "--device", "cpu", "--precision", "exact"]
     command = [sys.executable, "-c", code, *words, *options]

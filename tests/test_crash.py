@@ -20,7 +20,7 @@ import sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from abbe.api import segment_files
+from abbe.folders import segment_files
 from abbe.batch import Outputs
 from abbe.settings import SegmentSettings
 from abbe.tiling.store import TileStore

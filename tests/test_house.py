@@ -42,6 +42,7 @@ ROOMS = (
         "cards",
         "checkup",
         "demo",
+        "folders",
         "api",
         "display",
         "cli",
@@ -360,11 +361,11 @@ def test_no_room_takes_the_place_of_a_verb():
     "line",
     [
         "import abbe",
-        "import abbe.cli",
+        "import abbe.cli.main",
         "import abbe.errors, abbe.settings, abbe.contract, abbe.methods.catalog",
         "import abbe.train.settings, abbe.train.recipe",
-        "from abbe.cli import app; app(['--help'], result_action='return_value')",
-        "from abbe.cli import app; app(['segment', '--help'], result_action='return_value')",
+        "from abbe.cli.main import app; app(['--help'], result_action='return_value')",
+        "from abbe.cli.main import app; app(['segment', '--help'], result_action='return_value')",
     ],
 )
 def test_nothing_heavy_wakes_before_it_is_used(line: str):

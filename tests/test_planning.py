@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from abbe import planning
-from abbe.api import plan_files
+from abbe.folders import plan_files
 from abbe.model import Model
 from abbe.settings import SegmentSettings
 

@@ -1,11 +1,9 @@
-"""Every verb as a function; the command line and the apps call nothing else."""
+"""Every verb as a function of one image or model; ``folders`` has those over many images."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +11,9 @@ import pandas as pd
 
 from abbe.adopt import adopt
 from abbe.adopt import convert as convert_weights
-from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
-from abbe.class_batch import ClassBatch, classify_one, truth_of_images
-from abbe.classification import Classifier, find_object_classes, object_sections
-from abbe.cluster import Cluster
+from abbe.classification import Classifier, find_object_classes
 from abbe.data.image import describe
-from abbe.data.inputs import Input, find_images
-from abbe.data.masks import find_mask, read_masks
+from abbe.data.masks import read_masks
 from abbe.data.read import read
 from abbe.data.select import select
 from abbe.errors import AbbeError
@@ -27,33 +21,25 @@ from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
-from abbe.report.table import ObjectTable
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
 
 __all__ = [
     "classify",
-    "classify_files",
     "convert",
     "create",
     "evaluate",
     "info",
     "load",
     "measure",
-    "measure_files",
-    "plan_files",
     "read",
     "segment",
-    "segment_files",
     "train",
 ]
 
 if TYPE_CHECKING:
     from abbe.learn import Trained
-
-Tell = Callable[[str], None]
-logger = logging.getLogger(__name__)
 
 
 def load(name: str | Path = "nuclei") -> Model:
@@ -148,103 +134,6 @@ def segment(image: Any, model: str | Path | Model = "nuclei", **settings: Any) -
     return loaded.predict(image, build_config(SegmentSettings, settings, "segment"))
 
 
-def segment_files(
-    inputs: Sequence[str | Path],
-    outputs: Outputs,
-    model: str | Path = "nuclei",
-    settings: SegmentSettings | None = None,
-    *,
-    command: Sequence[str] = ("abbe.segment_files",),
-    tell: Tell = logger.info,
-    progress: Callable[[float], None] | None = None,
-    cluster: Cluster | None = None,
-) -> BatchResult:
-    """Segment and measure many images into a folder of masks, tables, overlays and a report.
-
-    Parameters
-    ----------
-    inputs
-        Files, folders, patterns, addresses of OME-Zarr.
-    outputs
-        Where to write, and what beside the masks.
-    model
-        Name or file.
-    settings
-        Options for all images.
-    command
-        What to call the run in its record.
-    tell
-        Gets a line for every image.
-    progress
-        Gets the finished part of the image in hand, 0 to 1.
-    cluster
-        Other processes to do the work: small images one by one, large ones tile by tile.
-
-    Raises
-    ------
-    AbbeError
-        When the inputs lead to nothing, or the model or the folder cannot be used.
-    """
-    settings = settings or SegmentSettings()
-    found = find_images(inputs)
-    loaded = load(model)
-    loaded.expect_objects()
-    device = loaded.predictor(settings).device
-    title = f"{loaded.name.capitalize()} in {_images(len(found))}"
-    batch = Batch(outputs, loaded.identity(settings), title, command, loaded.record(), device)
-
-    def find(path: Path | str, work: Path) -> Found:
-        fill = cluster.fill if cluster else None
-        return loaded.predict(path, settings, tell=tell, progress=progress, work=work, fill=fill).found()
-
-    def elsewhere(batch: Batch, items: Sequence[Input]) -> Iterator[Outcome]:
-        assert cluster is not None
-        large = {item for item in items if _is_large(item.path, loaded, settings)}
-        small = [item for item in items if item not in large]
-        yield from cluster.map(_segment_one, (batch, loaded, settings), small, _lost)
-        yield from (batch.do(item, find) for item in items if item in large)
-
-    return batch.run(found, find, tell, elsewhere if cluster else None)
-
-
-def plan_files(
-    inputs: Sequence[str | Path],
-    model: str | Path = "nuclei",
-    settings: SegmentSettings | None = None,
-    *,
-    tell: Tell = logger.info,
-) -> int:
-    """Say what :func:`segment_files` would do with each image; gives the number of those that it could not do."""
-    settings = settings or SegmentSettings()
-    found, loaded, failed = find_images(inputs), load(model), 0
-    for number, item in enumerate(found, 1):
-        try:
-            tell(f"[{number}/{len(found)}] {item.path}: {loaded.plan(item.path, settings)}")
-        except AbbeError as error:
-            tell(f"[{number}/{len(found)}] would fail: {error}")
-            failed += 1
-    return failed
-
-
-def _is_large(path: Path | str, model: Model, settings: SegmentSettings) -> bool:
-    """Tell whether an image has more pixels than one tile; one that cannot be opened has none."""
-    try:
-        series = select(path, settings, model.dimensions)
-        return len(series) * math.prod(series[0].extents) > math.prod(model.tile(settings))
-    except AbbeError:
-        return False
-
-
-def _segment_one(batch: Batch, model: Model, settings: SegmentSettings, item: Input) -> Outcome:
-    """Do one image on a worker."""
-    return batch.do(item, lambda path, work: model.predict(path, settings, work=work).found())
-
-
-def _lost(item: Input, error: AbbeError) -> Outcome:
-    """Tell of an image that killed every worker that took it."""
-    return Outcome(f"failed: {error}", failure=(str(item.path), str(error)))
-
-
 def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
     """Measure the objects of a mask that exists already.
 
@@ -260,31 +149,6 @@ def measure(labels: Any, image: Any = None, **settings: Any) -> pd.DataFrame:
     """
     chosen = build_config(ImageSettings, settings, "measure")
     return measure_series(*read_masks(labels, image, chosen))
-
-
-def measure_files(
-    inputs: Sequence[str | Path],
-    labels: Path,
-    outputs: Outputs,
-    settings: ImageSettings | None = None,
-    *,
-    command: Sequence[str] = ("abbe.measure_files",),
-    tell: Tell = logger.info,
-) -> BatchResult:
-    """Measure many images with the masks of a folder: ``<stem>_labels.tif``, ``<stem>_mask.png`` or ``<stem>.tif``."""
-    settings = settings or ImageSettings()
-    found = find_images(inputs)
-    given = _masks_of(found, labels)
-    identity = {"labels": str(labels), **dataclasses.asdict(settings)}
-    batch = Batch(outputs, identity, f"Objects in {_images(len(found))}", command)
-
-    def find(path: Path | str, work: Path) -> Found:
-        masks, series, array = read_masks(given(path), path, settings)
-        table = ObjectTable()
-        table.add(measure_series(masks, series, array))
-        return Found(series or masks, array, table, write_labels=False)
-
-    return batch.run(found, find, tell)
 
 
 def classify(image: Any, model: str | Path | Model, objects: Any = None, **settings: Any) -> pd.DataFrame:
@@ -317,78 +181,6 @@ def classify(image: Any, model: str | Path | Model, objects: Any = None, **setti
     if objects is not None:
         return find_object_classes(classifier, objects, image, chosen)[1]
     return classifier.images(select(image, chosen, 2), chosen)
-
-
-def classify_files(
-    inputs: Sequence[str | Path],
-    outputs: Outputs,
-    model: str | Path,
-    settings: ClassifySettings | None = None,
-    *,
-    objects: Path | None = None,
-    truth: Path | None = None,
-    command: Sequence[str] = ("abbe.classify_files",),
-    tell: Tell = logger.info,
-) -> BatchResult:
-    """Tell the classes of many images, or of the objects in them, into a folder with tables and a report.
-
-    Parameters
-    ----------
-    inputs
-        Files, folders, patterns, addresses of OME-Zarr.
-    outputs
-        Where to write.
-    model
-        Name or file of a classifier.
-    settings
-        Options for all images.
-    objects
-        Folder of label images, found as :func:`measure_files` finds them: every object is classified, and its class
-        joins its measurements in ``objects.csv``.
-    truth
-        CSV file with the known classes: the columns image and class, for objects label too. Without it the folder
-        that an image lies in tells its class, where it is called like one.
-    command
-        What to call the run in its record.
-    tell
-        Gets a line for every image.
-
-    Raises
-    ------
-    AbbeError
-        When the inputs lead to nothing, or model, labels or folder cannot be used.
-    """
-    chosen = settings or ClassifySettings()
-    found, loaded = find_images(inputs), load(model)
-    classifier = Classifier(loaded)
-    identity = loaded.identity(chosen) | {"objects": str(objects or "")}
-    shared = (outputs, identity, f"Classes of {_images(len(found))}", command, loaded.record())
-    device = loaded.predictor(chosen).device
-    if objects is None:
-        known = truth_of_images(truth, classifier.classes)
-        batch: Batch = ClassBatch(*shared, device, classes=classifier.classes, truth=known)
-        return batch.run(found, lambda path, work: classify_one(classifier, path, chosen), tell)
-    given = _masks_of(found, objects)
-    batch = Batch(*shared, device, object_sections(classifier, truth))
-
-    def find(path: Path | str, work: Path) -> Found:
-        return find_object_classes(classifier, given(path), path, chosen)[0]
-
-    return batch.run(found, find, tell)
-
-
-def _masks_of(found: Sequence[Input], labels: Path) -> Callable[[Path | str], Path]:
-    """Give what finds the mask of an image, and says what it looked for where there is none."""
-    places = {item.path: item.relative for item in found}
-
-    def mask_of(path: Path | str) -> Path:
-        mask = find_mask(labels, places[path])
-        if mask is None:
-            stem = places[path].name
-            raise AbbeError(f"{path}: no mask in {labels}; expected {stem}_labels.tif or {stem}_mask.png")
-        return mask
-
-    return mask_of
 
 
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
@@ -431,7 +223,3 @@ def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str
     except AbbeError as error:
         plan = str(error)
     return describe(image) | {"plan": plan}
-
-
-def _images(number: int) -> str:
-    return f"{number} image{'s' * (number != 1)}"

@@ -193,7 +193,7 @@ def test_what_cannot_be_split(together: ModuleType, tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------- the command line
 
-PROGRAM = "from abbe.cli import main\n\nmain()\n"
+PROGRAM = "from abbe.cli.main import main\n\nmain()\n"
 
 
 @pytest.fixture(scope="module")

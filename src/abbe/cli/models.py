@@ -1,0 +1,86 @@
+"""Verbs about models: what there is, and how it gets in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from abbe.display import print_line
+from abbe.errors import AbbeError
+
+
+def models() -> int:
+    """List the models that can be used by name, the networks that can be built, and the weights published for them."""
+    from abbe.methods.catalog import ENTRIES, published
+    from abbe.weights.published import tell_record, weights_folder
+    from abbe.weights.records import RECORDS
+
+    print_line("models (abbe segment IMAGES --model NAME)")
+    for name, record in RECORDS.items():
+        print_line(f"  {name:20s} {record.summary}; {record.licence}")
+    print_line("\nnetworks (abbe.create(NAME), recipes)")
+    for name, entry in ENTRIES.items():
+        print_line(f"  {name:20s} {entry.title} ({entry.year}), {entry.paper}")
+    print_line(
+        f"\npublished weights (abbe.create(NETWORK, weights=FILE), abbe convert FILE), looked for in {weights_folder()}"
+    )
+    for record in published():
+        print_line(f"  {tell_record(record)}")
+    return 0
+
+
+def show(name: str, /) -> int:
+    """Show the card of a model, the paper and file of a network, or the text of a recipe.
+
+    Parameters
+    ----------
+    name
+        A model, a network or a recipe.
+    """
+    from abbe.cards import card
+
+    print_line(card(name))
+    return 0
+
+
+def convert(
+    weights: str,
+    /,
+    *,
+    to: Path,
+    network: str | None = None,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Store published weights as a model of Abbe, in one .safetensors file with licence and normalisation.
+
+    Parameters
+    ----------
+    weights
+        The published file, or the name of one in the folder that `abbe models` tells.
+    to
+        File to write: name.safetensors.
+    network
+        Name of its network, as `abbe models` lists them; needed where the file's name does not tell it.
+    in_channels
+        Channels of the images, where they are not those of the weights.
+    num_classes
+        Classes of a new last layer, which is random; 0 for none.
+    overwrite
+        Replace a file that is there.
+    """
+    from abbe.api import convert as run
+
+    if to.exists() and not overwrite:
+        raise AbbeError(f"{to}: is there already; --overwrite replaces it")
+    given = {"in_channels": in_channels, "num_classes": num_classes}
+    config = {name: value for name, value in given.items() if value is not None}
+    print_line(f"model: {run(weights, to, network, **config)}")
+    return 0
+
+
+def doctor() -> int:
+    """List versions and devices, and test in seconds that everything works."""
+    from abbe.checkup import check_up
+
+    return 0 if check_up(print_line) else 1

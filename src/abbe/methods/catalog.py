@@ -69,6 +69,14 @@ _FALK = Entry(
     "doi:10.1038/s41592-018-0261-2",
     "falk",
 )
+_DNCNN = Entry(
+    "restoration/dncnn.py",
+    "restoration",
+    "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising",
+    2017,
+    "arXiv:1608.03981",
+    "restoration",
+)
 _INTERNIMAGE = Entry(
     "backbones/internimage.py",
     "classification",
@@ -173,6 +181,11 @@ ENTRIES = {
     "internimage_xlarge": _INTERNIMAGE,
     "internimage_huge": _INTERNIMAGE,
     "internimage_micro": _INTERNIMAGE,
+    "dncnn_s": _DNCNN,
+    "dncnn_b": _DNCNN,
+    "dncnn_color": _DNCNN,
+    "dncnn_3": _DNCNN,
+    "dncnn_tiny": _DNCNN,
     "vit_tiny_patch16_224": _VIT,
     "vit_tiny_patch16_384": _VIT,
     "vit_small_patch32_224": _VIT,
@@ -206,6 +219,7 @@ OBJECTIVES = {
     "unet": Objective("backbones/unet.py", "UNetSegmentation", "UNetOptions"),
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),
     "falk_detection": Objective("backbones/unet_falk.py", "FalkDetection", "UNetOptions"),
+    "restoration": Objective("restoration/restore.py", "Restoration", "RestorationOptions"),
     "classification": Objective("backbones/classification.py", "Classification", "ClassificationOptions"),
     "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
     "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),

@@ -1,0 +1,199 @@
+"""Restoration: the objective around any network that takes a bad image and gives a better one of the same size.
+
+What it learns from is pairs, or clean images that are made worse in every crop anew::
+
+    clean -- blur -- enlarged from fewer pixels -- noise -- JPEG --> image -- network --> restored  <-- loss --> clean
+
+Several kinds can be asked for; then each crop gets one of them, as DnCNN-3 (arXiv:1608.03981) is trained. Levels of
+noise are in 1/255 of the range from 0 to 1, as in the papers on denoising: sigma 25 is 0.098. Noise is neither clipped
+nor rounded.
+
+Losses: ``l2`` is half the squared error of DnCNN's Eq. 1 per pixel, ``l1`` the absolute error, ``psnr`` the negative
+PSNR of each image, as NAFNet (arXiv:2204.04676) is trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from abbe.contract import Geometry, Watch
+from abbe.data.sample import Sample
+from abbe.errors import AbbeError
+from abbe.metrics.images import psnr, ssim
+from abbe.nn.receptive_field import receptive_halo
+from abbe.ops.degradation import add_camera_noise, add_gaussian_noise, blur, coarsen, compress
+from abbe.ops.point_spread import Microscope, gaussian_kernel, motion_kernel, point_spread
+
+Kind = Literal["gaussian", "camera", "enlarged", "jpeg", "blur", "motion", "microscope"]
+GREY = 255.0
+"""Levels of noise are given in this part of the range from 0 to 1."""
+CLEAN = "clean"
+"""Key of ``Sample.extra``: how many of the image's channels, the last ones, are the clean image."""
+
+
+@dataclass(frozen=True)
+class RestorationOptions:
+    """How clean images are made worse for training, and the loss. Unused for pairs, but for the loss."""
+
+    kinds: tuple[Kind, ...] = ("gaussian",)
+    """What is done to a crop, one of them each: white noise; photons and read-out; fewer pixels; JPEG; Gaussian blur;
+    a shaken camera; the point-spread function of a microscope."""
+    sigma: tuple[float, float] = (25.0, 25.0)
+    """Range of the noise's standard deviation, in 1/255; of a camera's read noise, and of what is added behind blur."""
+    photons: tuple[float, float] = (10.0, 1000.0)
+    """Range of the photons that make a value of 1, log-uniform; of "camera"."""
+    factors: tuple[float, ...] = (2.0, 3.0, 4.0)
+    """By how much an image is shrunk before it is enlarged again; of "enlarged"."""
+    quality: tuple[int, int] = (5, 95)
+    """Range of JPEG's quality; of "jpeg"."""
+    blur: tuple[float, float] = (0.5, 3.0)
+    """Range of the standard deviation of a Gaussian blur in pixels; of "blur"."""
+    motion: tuple[float, float] = (2.0, 20.0)
+    """Range of the length of a camera's path in pixels; of "motion"."""
+    numerical_aperture: float = 1.4
+    """Of the objective; of "microscope"."""
+    emission: float = 520.0
+    """Wavelength in nm; of "microscope"."""
+    refractive_index: float = 1.518
+    """Of the immersion: 1 air, 1.333 water, 1.518 oil; of "microscope"."""
+    microscope: Microscope = "widefield"
+    """Whether a pinhole is closed."""
+    pixel_size: tuple[float, ...] = ()
+    """µm along (Y, X) or (Z, Y, X) for the point-spread function; that of each image unless given."""
+    loss: Literal["l1", "l2", "psnr"] = "l2"
+    """See the head of this file."""
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise AbbeError("options.kinds is empty; expected at least one way to make a clean image worse")
+        for name in ("sigma", "photons", "quality", "blur", "motion"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise AbbeError(f"options.{name}: from {low:g} to {high:g}; expected a range that begins at 0 or above")
+        if 0 < self.sigma[1] < 1:
+            raise AbbeError(
+                f"options.sigma: up to {self.sigma[1]:g} of 255, which nobody sees; noise of {self.sigma[1]:g} of the "
+                f"range from 0 to 1 is {self.sigma[1] * GREY:g} here"
+            )
+
+
+class Restoration(nn.Module):
+    """The objective: a network for images.
+
+    Parameters
+    ----------
+    network
+        Maps (B, C, [Z,] Y, X) to the same shape; has ``in_channels`` and ``multiple``.
+    options
+        See :class:`RestorationOptions`.
+    """
+
+    joins = "stitch"
+    watch = Watch("psnr", "max")
+
+    def __init__(self, network: nn.Module, options: RestorationOptions | None = None):
+        super().__init__()
+        self.network = network
+        self.options = options or RestorationOptions()
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the image."""
+        return int(self.network.in_channels)  # type: ignore[arg-type]
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Halo of the network, found by probing unless the network knows its own."""
+        stride: Any = self.network.multiple
+        multiple = (stride,) * 2 if isinstance(stride, int) else tuple(stride)
+        known: Any = getattr(self.network, "halo", None)
+        halo = tuple(known) if known else receptive_halo(self.network, self.in_channels, multiple)
+        return Geometry(halo, multiple, (0,) * len(multiple))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Restore images (B, C, [Z,] Y, X)."""
+        return self.network(x)
+
+    def prepare(self, sample: Sample, generator: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Give the image and the clean one; of a clean image alone a version that is worse."""
+        number = sample.extra.get(CLEAN, 0)
+        if number:
+            image, clean = sample.image[:-number], sample.image[-number:]
+        else:
+            image, clean = self.degrade(sample, generator), sample.image
+        return {"image": _tensor(image), "clean": _tensor(clean)}
+
+    def degrade(self, sample: Sample, generator: np.random.Generator) -> np.ndarray:
+        """Make a clean image (C, [Z,] Y, X) worse in one of the ways asked for."""
+        options, image = self.options, sample.image
+        kind = options.kinds[generator.integers(len(options.kinds))]
+        if kind == "jpeg":
+            return compress(image, int(generator.integers(options.quality[0], options.quality[1], endpoint=True)))
+        if kind == "enlarged":
+            return coarsen(image, float(generator.choice(options.factors)))
+        sigma = generator.uniform(*options.sigma) / GREY
+        if kind == "camera":
+            photons = math.exp(generator.uniform(*np.log(options.photons)))
+            return add_camera_noise(image, 1 / photons, sigma, generator)
+        if kind != "gaussian":
+            image = blur(image, self._kernel(kind, sample, generator))
+        return add_gaussian_noise(image, sigma, generator)
+
+    def _kernel(self, kind: Kind, sample: Sample, generator: np.random.Generator) -> np.ndarray:
+        options = self.options
+        if kind == "blur":
+            return gaussian_kernel(max(generator.uniform(*options.blur), 1e-3))
+        if kind == "motion":
+            return motion_kernel(generator.uniform(*options.motion), generator)
+        pixel_size = options.pixel_size or sample.pixel_size
+        if not pixel_size:
+            raise AbbeError(f"{sample.name}: pixel size unknown; a microscope's blur needs it, as options.pixel_size")
+        return point_spread(
+            options.numerical_aperture,
+            options.emission,
+            tuple(pixel_size),
+            refractive_index=options.refractive_index,
+            microscope=options.microscope,
+        )
+
+    def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Compute the loss, and the PSNR of the batch."""
+        restored, clean = self.network(batch["image"]).float(), batch["clean"].float()
+        squared = (restored - clean).square().flatten(1).mean(dim=1)  # (B,)
+        levels = 10 / math.log(10) * (squared + 1e-8).log()
+        losses = {
+            "l2": lambda: squared.mean() / 2,
+            "l1": lambda: (restored - clean).abs().mean(),
+            "psnr": lambda: levels.mean(),
+        }
+        return {"loss": losses[self.options.loss](), "psnr": -levels.detach().mean()}
+
+    def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Restore images, (B, C, [Z,] Y, X)."""
+        return {"restored": self.network(x)}
+
+    def decode(self, outputs: dict[str, np.ndarray], **options: Any) -> dict[str, np.ndarray]:
+        """Give the restored image of one image as it is."""
+        return {"restored": outputs["restored"]}
+
+    def score(
+        self, decoded: Sequence[dict[str, np.ndarray]], truth: Sequence[dict[str, np.ndarray]]
+    ) -> dict[str, float]:
+        """Measure PSNR (of a range from 0 to 1) and SSIM, the means over images."""
+        pairs = [(found["restored"], true["clean"]) for found, true in zip(decoded, truth, strict=True)]
+        return {
+            "psnr": float(np.mean([psnr(restored, clean) for restored, clean in pairs])),
+            "ssim": float(np.mean([ssim(restored, clean) for restored, clean in pairs])),
+        }
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image, np.float32))

@@ -27,8 +27,8 @@ def psnr(restored: np.ndarray, clean: np.ndarray, data_range: float = 1.0) -> fl
 
 def psnr_8bit(restored: np.ndarray, clean: np.ndarray) -> float:
     """Compute the PSNR of an output in 0..1 rounded and clipped to 8 bits, as the papers on denoising do."""
-    as_bytes = [np.rint(np.clip(image, 0, 1) * 255) for image in (restored, clean)]
-    return psnr(*as_bytes, data_range=255)
+    found, wanted = (np.rint(np.clip(image, 0, 1) * 255) for image in (restored, clean))
+    return psnr(found, wanted, 255)
 
 
 def psnr_fitted(restored: np.ndarray, clean: np.ndarray) -> float:

@@ -12,14 +12,17 @@ only Linux has.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,8 @@ SETTINGS = SegmentSettings(device="cpu", diameter=24)
 LIMIT = 1.6
 """GiB that no size may pass."""
 HUGE = 65_536
+PER_HOST = 16
+"""Workers that one process hosts where they only sleep; each process holds some 400 MB of libraries."""
 
 
 def main() -> None:
@@ -68,8 +73,13 @@ def main() -> None:
     verbs.choices["scheduling"].add_argument("--tiles", type=int, default=10_000)
     verbs.choices["scheduling"].add_argument("--workers", type=int, default=64)
     verbs.choices["scheduling"].add_argument("--seconds", type=float, default=0.5, help="that a tile sleeps")
+    hosting = verbs.add_parser("host", help=host.__doc__)
+    hosting.add_argument("address")
+    hosting.add_argument("count", type=int)
+    hosting.set_defaults(verb=host)
     arguments = parser.parse_args()
-    print(machine())
+    if arguments.verb is not host:
+        print(machine())
     arguments.verb(arguments)
 
 
@@ -306,17 +316,51 @@ def sleep(seconds: float, number: int) -> int:
 
 def scheduling(arguments: argparse.Namespace) -> None:
     """Schedule tiles that sleep on more workers than there are cores: what is lost is the scheduler's."""
-    with Cluster(arguments.workers) as cluster:
+    with sleepers(arguments.workers) as address, Cluster(address=address) as cluster:
+        await_workers(cluster, arguments.workers)
         list(cluster.map(sleep, [0.0], range(10 * cluster.size)))
         start = time.perf_counter()
         numbers = list(cluster.map(sleep, [arguments.seconds], range(arguments.tiles)))
         seconds = time.perf_counter() - start
         assert numbers == list(range(arguments.tiles))
-        ideal = arguments.tiles * arguments.seconds / cluster.size
+        ideal = arguments.tiles * arguments.seconds / arguments.workers
     row = [str(arguments.tiles), str(arguments.workers), f"{seconds:.1f}", f"{ideal:.1f}", f"{seconds / ideal - 1:.1%}",
            f"{arguments.tiles / seconds:.0f}"]  # fmt: skip
     header = ["tiles", "workers", "s", "without overhead s", "overhead", "tiles/s"]
     print_table(f"Tiles that sleep {arguments.seconds:g} s", header, [row])
+
+
+@contextmanager
+def sleepers(workers: int) -> Iterator[str]:
+    """Give the address of a scheduler with workers of one thread; a process hosts several, for they only sleep."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=0, dashboard_address=":0", host="127.0.0.1") as scheduler:
+        address, hosts = scheduler.scheduler_address, -(-workers // PER_HOST)
+        counts = [workers // hosts + (number < workers % hosts) for number in range(hosts)]
+        started = [subprocess.Popen([sys.executable, __file__, "host", address, str(count)]) for count in counts]
+        try:
+            yield address
+        finally:
+            for process in started:
+                process.terminate()
+                process.wait()
+
+
+def await_workers(cluster: Cluster, workers: int) -> None:
+    while cluster.size < workers:
+        time.sleep(0.5)
+
+
+def host(arguments: argparse.Namespace) -> None:
+    """Be several workers until the scheduler goes."""
+    from distributed import Worker
+
+    async def serve() -> None:
+        workers = [await Worker(arguments.address, nthreads=1) for _ in range(arguments.count)]
+        await asyncio.gather(*(worker.finished() for worker in workers))
+
+    asyncio.run(serve())
 
 
 if __name__ == "__main__":

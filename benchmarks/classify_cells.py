@@ -1,13 +1,14 @@
-"""Red cells by shape: crops in class folders, the recipe's training on them, and what it is worth.
+"""Cells of blood smears: crops in class folders, a recipe's training on them, and what it is worth.
 
     python benchmarks/classify_cells.py make    --data chula_rbc12 --out redcells
-    python benchmarks/classify_cells.py train   --data redcells --run runs/redcells [--train.epochs 5]
-    python benchmarks/classify_cells.py quality --data redcells --run runs/redcells
+    python benchmarks/classify_cells.py train   --recipe redcells --data redcells [--train.epochs 5]
+    python benchmarks/classify_cells.py quality --model runs/redcells --data redcells
 
 The data is the Chula RBC-12 dataset (MIT, arXiv:2012.01321): smears of 640 x 480 pixels, of every cell its place and
-one of 13 classes, of which "uncategorised" is left out. Cells of one smear are all in one part. Accuracy is balanced
-over the classes, its interval is over smears, and beside it stands a linear probe on the raw pixels, so that the number
-means something.
+one of 13 classes, of which "uncategorised" is left out. Or it is the BCCD dataset (MIT): smears of the same size with
+boxes around red cells, white cells and platelets, and lists of which are for training (``--data bccd``, and the recipe
+``cell-type``). Cells of one smear are all in one part. Accuracy is balanced over the classes, its interval is over
+smears, and beside it stands a linear probe on the raw pixels, so that the number means something.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import argparse
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ from abbe.errors import AbbeError
 from abbe.evaluation import evaluate_classes
 from abbe.methods.backbones.classification import weights_of_classes
 from abbe.metrics.classes import bootstrap, scores
+from abbe.ops.boxes import Box
 from abbe.settings import SegmentSettings
 from tables import machine, print_table
 
@@ -46,6 +50,8 @@ CLASSES = (
 LEFT_OUT = "uncategorised"
 SIDE = 56
 """Pixels of a crop: a large cell and some ground around it. All alike, since size tells classes apart."""
+MARGIN = 0.25
+"""Context on each side of a boxed cell, as a share of its longer side; these crops are as large as their cells."""
 PARTS = {"train": 0.6, "val": 0.15, "test": 0.25}
 """Shares of the smears."""
 DRAWS = 20_000
@@ -73,37 +79,79 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         sub.add_argument("--data", type=Path, required=True)
         sub.set_defaults(verb=verb)
     verbs.choices["make"].add_argument("--out", type=Path, required=True, help="folder for the crops")
-    for name in ("train", "quality"):
-        verbs.choices[name].add_argument("--run", type=Path, default=Path("runs/redcells"))
+    verbs.choices["train"].add_argument("--recipe", default="redcells")
+    verbs.choices["train"].add_argument("--run", type=Path, help="folder, runs/RECIPE unless given")
+    verbs.choices["quality"].add_argument("--model", default="redcells", help="name, file, or the folder of a training")
     return parser.parse_known_args()
 
 
 # ------------------------------------------------------------------------------------------------------ data
 
 
+@dataclass(frozen=True)
+class Smear:
+    """A picture, and what is known of its cells."""
+
+    image: Path
+    cells: list[tuple[Box, str]]
+    """The square that is cut around each, and its class."""
+    part: str = ""
+    """Where the data's own lists put it."""
+
+
 def make(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """Cut a square around every cell and put it into the folder of its part and class."""
-    smears = sorted(arguments.data.rglob("labels/*.txt"))
+    smears = list(
+        read_boxed(arguments.data) if (arguments.data / "Annotations").is_dir() else read_dotted(arguments.data)
+    )
     if not smears:
-        raise AbbeError(f"{arguments.data}: no labels/*.txt; expected the folder of the Chula RBC-12 dataset")
-    cells = {path: read_cells(path) for path in smears}
-    parts = deal({path.stem: Counter(kind for *_, kind in found) for path, found in cells.items()})
+        raise AbbeError(
+            f"{arguments.data}: neither labels/*.txt nor Annotations/*.xml; expected the folder of Chula RBC-12 or BCCD"
+        )
     for part in PARTS:
         shutil.rmtree(arguments.out / part, ignore_errors=True)
-    for path, found in cells.items():
-        pixels = whole_plane(read(path.parents[1] / "images" / f"{path.stem}.jpg"))
-        for number, (x, y, kind) in enumerate(found):
-            crop = cut(pixels, x, y)
-            write_png(
-                arguments.out / parts[path.stem] / kind / f"{path.stem}_{number:03d}.png", crop.transpose(1, 2, 0)
-            )
+    for smear in smears:
+        pixels = whole_plane(read(smear.image))
+        for number, (box, kind) in enumerate(smear.cells):
+            name = f"{smear.image.stem}_{number:03d}.png"
+            write_png(arguments.out / smear.part / kind / name, cut(pixels, box).transpose(1, 2, 0))
     tell_counts(arguments.out)
 
 
-def deal(smears: dict[str, Counter[str]]) -> dict[str, str]:
+def read_dotted(folder: Path) -> list[Smear]:
+    """Read Chula RBC-12: places of cells as x, y and class; squares of one size around them."""
+    found = []
+    for path in sorted(folder.rglob("labels/*.txt")):
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        places = [(((int(y), int(y) + 1), (int(x), int(x) + 1)), CLASSES[int(kind)]) for x, y, kind in rows]
+        cells = [(around(place, SIDE), kind) for place, kind in places if kind != LEFT_OUT]
+        found.append(Smear(path.parents[1] / "images" / f"{path.stem}.jpg", cells))
+    parts = deal([Counter(kind for _, kind in smear.cells) for smear in found])
+    return [replace(smear, part=part) for smear, part in zip(found, parts, strict=True)]
+
+
+def read_boxed(folder: Path) -> Iterator[Smear]:
+    """Read BCCD: boxes of cells, and lists of the images of each part."""
+    for part in PARTS:
+        for stem in (folder / "ImageSets" / "Main" / f"{part}.txt").read_text(encoding="utf-8").split():
+            image, notes = folder / "JPEGImages" / f"{stem}.jpg", folder / "Annotations" / f"{stem}.xml"
+            if image.exists() and notes.exists():
+                objects = ElementTree.parse(notes).findall("object")
+                yield Smear(
+                    image, [(around(box_of(one), margin=MARGIN), one.findtext("name", "")) for one in objects], part
+                )
+
+
+def box_of(note: ElementTree.Element) -> Box:
+    """Read the (Y, X) spans of an annotated object; corners are counted from 1 and belong to it."""
+    x, y, right, bottom = (int(note.findtext(f"bndbox/{name}", "0")) for name in ("xmin", "ymin", "xmax", "ymax"))
+    return (y - 1, bottom), (x - 1, right)
+
+
+def deal(smears: list[Counter[str]]) -> list[str]:
     """Divide whole smears so that the classes are shared out about as wanted, none missing in train or test."""
-    kinds = sorted({kind for counts in smears.values() for kind in counts})
-    table = np.array([[counts[kind] for kind in kinds] for counts in smears.values()], float)
+    kinds = sorted({kind for counts in smears for kind in counts})
+    table = np.array([[counts[kind] for kind in kinds] for counts in smears], float)
     wanted = np.array(list(PARTS.values()))
     generator = np.random.default_rng(0)
     best, least = np.zeros(len(table), int), np.inf
@@ -113,18 +161,11 @@ def deal(smears: dict[str, Counter[str]]) -> dict[str, str]:
         bad = ((shares - wanted[:, None]) ** 2 / wanted[:, None]).sum()
         if bad < least and shares[[0, 2]].min() > 0:
             best, least = drawn, bad
-    return {name: list(PARTS)[part] for name, part in zip(smears, best, strict=True)}
+    return [list(PARTS)[part] for part in best]
 
 
-def read_cells(path: Path) -> list[tuple[int, int, str]]:
-    """Read x, y and class of the cells of a smear."""
-    rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    found = [(int(x), int(y), CLASSES[int(number)]) for x, y, number in rows]
-    return [cell for cell in found if cell[2] != LEFT_OUT]
-
-
-def cut(pixels: np.ndarray, x: int, y: int) -> np.ndarray:
-    box = around(((y, y + 1), (x, x + 1)), SIDE)
+def cut(pixels: np.ndarray, box: Box) -> np.ndarray:
+    """Cut (C, Y, X) of a square that may reach beyond the picture, mirrored there."""
     part = inside(box, pixels.shape[1:])
     (top, bottom), (left, right) = part
     return mirror_out(pixels[:, top:bottom, left:right], part, box)
@@ -142,7 +183,7 @@ def tell_counts(folder: Path) -> None:
 
 def train(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """Train by the recipe; further words change it, such as --train.epochs 5."""
-    trained = train_recipe("redcells", arguments.data, overrides=pair_up(rest), out=arguments.run, tell=print)
+    trained = train_recipe(arguments.recipe, arguments.data, overrides=pair_up(rest), out=arguments.run, tell=print)
     print(f"model: {trained.model}")
 
 
@@ -151,7 +192,7 @@ def train(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def quality(arguments: argparse.Namespace, rest: Sequence[str]) -> None:
     """Score the model on the test part, beside a linear probe on raw pixels and the most frequent class."""
-    model = abbe.load(arguments.run)
+    model = abbe.load(arguments.model)
     result = evaluate_classes(model, arguments.data, "test", SegmentSettings(), groups="_")
     rows = [[model.name, *cells(result.scores, result.intervals)]]
     parts = {part: load_part(arguments.data, part) for part in ("train", "val", "test")}

@@ -15,7 +15,7 @@ import tifffile
 import torch
 
 from abbe import batch as batch_module
-from abbe import cli
+from abbe.cli import main as cli
 from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png

@@ -14,10 +14,6 @@ PIXEL_SIZE = 0.5
 """µm, of the simulated field."""
 
 
-DIAMETER = 24.0
-"""Pixels, of the nuclei in both: whole glands of the tissue could be taken for large ones."""
-
-
 def write_images(folder: Path) -> list[Path]:
     """Write both images and give their paths."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,7 @@ class Reader:
     def __init__(self, series: Series, settings: ImageSettings, normalization: Normalization, in_channels: int):
         self._series: Series | None = series
         self.name, self.path, self.dimensions = series.image.name, series.image.path, series.dimensions
+        self.stains = series.stains
         self.settings, self.normalization, self.in_channels = settings, normalization, in_channels
         self._statistics: dict[tuple[int, ...], Statistics] = {}
 
@@ -57,12 +58,12 @@ class Reader:
     def series(self) -> Series:
         """The image."""
         if self._series is None:
-            self._series = select(self.path, self.settings, self.dimensions)
+            self._series = select(self.path, self.settings, self.dimensions).separated(self.stains)
         return self._series
 
     def frame(self, number: int) -> Region:
         """Give what reads boxes of a frame."""
-        return partial(self._read, self.series[number], self._statistics_of(number))
+        return partial(self._read, self.series.seen(number), self._statistics_of(number))
 
     def _read(self, image: Image, statistics: Statistics, box: Box) -> np.ndarray:
         pixels = statistics.apply(image.box(box))

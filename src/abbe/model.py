@@ -126,9 +126,13 @@ class Model:
         """
         settings = settings or SegmentSettings()
         start = time.perf_counter()
-        series = select(image, settings, self.dimensions)
+        series = self.select(image, settings)
         job = self.job(series, settings)
         if tell is not None:
+            if series.stains != "off" and settings.stains in (None, "auto"):
+                tell(
+                    f"{series.image.name}: brown beside blue; nuclei are looked for in its haematoxylin (--stains off)"
+                )
             announce(plan_job(job, series, self.name), series.image.name, tell)
         store = None
         if work is not None and len(job) > 1:
@@ -140,7 +144,7 @@ class Model:
             for one in finished:
                 canvas.add(one, series.index(frame))
             if measure:
-                table.add(placed(measure_finished(finished, series[frame]), series, frame))
+                table.add(placed(measure_finished(finished, series.measured(frame)), series, frame))
             if progress is not None:
                 progress(done / len(job))
         origin = Origin(self.name, self.identity(settings), self.record(), job.predictor.device)
@@ -149,8 +153,12 @@ class Model:
     def plan(self, image: Any, settings: SegmentSettings | None = None) -> Plan:
         """Say what :meth:`predict` would do with an image, and what that would take."""
         settings = settings or SegmentSettings()
-        series = select(image, settings, self.dimensions)
+        series = self.select(image, settings)
         return plan_job(self.job(series, settings), series, self.name)
+
+    def select(self, image: Any, settings: SegmentSettings) -> Series:
+        """Choose the frames of an image, and whether they are taken apart into dyes."""
+        return select(image, settings, self.dimensions).separated(settings.stains or self.description.stains)
 
     def job(self, series: Series, settings: SegmentSettings) -> Job:
         """Lay out the work on a selected image: at what scale, in which tiles."""

@@ -51,7 +51,16 @@ class ObjectSettings:
 
 
 @dataclass(frozen=True)
-class SegmentSettings(ImageSettings, ObjectSettings, ComputeSettings):
+class StainSettings:
+    """What to see of stained tissue."""
+
+    stains: Literal["auto", "off", "h-dab"] | None = None
+    """h-dab takes colours apart into haematoxylin, in which nuclei are looked for, and DAB, and measures both; auto
+    does so where there is brown beside blue, off never; what the model says unless given."""
+
+
+@dataclass(frozen=True)
+class SegmentSettings(ImageSettings, ObjectSettings, StainSettings, ComputeSettings):
     """Everything that changes the labels of an image."""
 
 

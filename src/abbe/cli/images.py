@@ -189,15 +189,12 @@ def demo(*, out: Path = Path("demo"), overwrite: bool = True) -> int:
         Do it again where an earlier demo lies.
     """
     from abbe.batch import Outputs
-    from abbe.demo import DIAMETER, write_images
+    from abbe.demo import write_images
     from abbe.folders import segment_files
 
     images = write_images(out / "images")
     with Display() as display:
         command = ["abbe", *sys.argv[1:]]
         outputs = Outputs(out, overwrite=overwrite)
-        sizes = SegmentSettings(diameter=DIAMETER)
-        result = segment_files(
-            images, outputs, settings=sizes, command=command, tell=display.tell, progress=display.progress
-        )
+        result = segment_files(images, outputs, command=command, tell=display.tell, progress=display.progress)
     return close(result)

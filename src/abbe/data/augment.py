@@ -28,13 +28,12 @@ from torch.nn import functional as F
 from abbe.data.channels import LUMINANCE
 from abbe.data.randaugment import erase, randaugment
 from abbe.data.sample import Sample
+from abbe.data.stains import DAB, EOSIN, HAEMATOXYLIN
 from abbe.data.warp import Warp, upsample
 from abbe.ops.labels import typical_diameter
 
-# Rows: haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue.
-STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, -0.154, 0.951]])
-DAB = np.array([0.268, 0.570, 0.776])
-"""Diaminobenzidine, the brown of immunohistochemistry."""
+STAINS = np.array([HAEMATOXYLIN, EOSIN, [0.268, -0.154, 0.951]])
+"""Haematoxylin, eosin and what is orthogonal to both, as optical density in red, green and blue."""
 LIGHT = 0.3
 """How far below zero an optical density may fall: no stain makes a pixel much brighter than the lamp."""
 MAX_MAGNIFICATION = 4.0

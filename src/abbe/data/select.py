@@ -9,8 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from abbe.data.image import Image
+from abbe.data.image import Image, first_channels
 from abbe.data.read import read
+from abbe.data.stains import Stains, is_brown_and_blue, take_apart
 from abbe.errors import AbbeError
 from abbe.settings import ImageSettings
 
@@ -35,10 +36,12 @@ class Series(Sequence[Image]):
     ----------
     shape : tuple of int
         Extents along ``axes``.
+    stains : str
+        Dyes that the frames are taken apart into, for the network and the table.
     """
 
-    def __init__(self, image: Image, axes: str = "", dimensions: int = 2):
-        self.image, self.axes, self.dimensions = image, axes, dimensions
+    def __init__(self, image: Image, axes: str = "", dimensions: int = 2, stains: Stains = "off"):
+        self.image, self.axes, self.dimensions, self.stains = image, axes, dimensions, stains
         self.shape = tuple(image.sizes[axis] for axis in axes)
         self[0]  # what cannot be taken apart so is told now
 
@@ -64,9 +67,27 @@ class Series(Sequence[Image]):
 
     def around(self, number: int) -> Image:
         """Take what a frame's brightness is judged by: the whole stack where its planes are frames, else the frame."""
-        if self.axes[-1:] != "Z":
-            return self[number]
+        if self.axes[-1:] != "Z" or self.stains != "off":
+            return self.seen(number)
         return self._at(self.index(number)[:-1]).volume()
+
+    def measured(self, number: int) -> Image:
+        """Take what is measured of a frame: its own values, or the amounts of its dyes."""
+        return self[number] if self.stains == "off" else take_apart(self[number])
+
+    def seen(self, number: int) -> Image:
+        """Take what a network sees of a frame: all channels, or the dye of the nuclei."""
+        return self[number] if self.stains == "off" else first_channels(self.measured(number), 1)
+
+    def separated(self, stains: str) -> Series:
+        """Take the frames apart into dyes where there are colours; "auto" where there is brown beside blue."""
+        if stains == "auto":
+            stains = "h-dab" if self._has_colours and is_brown_and_blue(self[0]) else "off"
+        return Series(self.image, self.axes, self.dimensions, stains if self._has_colours else "off")  # type: ignore[arg-type]
+
+    @property
+    def _has_colours(self) -> bool:
+        return self[0].rgb and self[0].n_channels == 3
 
     def _at(self, index: Sequence[int]) -> Image:
         chosen = dict(zip(self.axes, index))

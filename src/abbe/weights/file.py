@@ -43,6 +43,8 @@ class Description:
     """µm per pixel that it works at, where the method demands one."""
     colours: dict[str, Any] = field(default_factory=dict)
     """Of published weights: ``mean`` and ``std`` of each channel, taken off an image in 0 to 1; ``size`` in pixels."""
+    stains: str = "off"
+    """Dyes that colour images are taken apart into for it, as :class:`abbe.settings.StainSettings` has them."""
     recipe: str = ""
     """The resolved recipe, as TOML."""
     data: list[str] = field(default_factory=list)

@@ -38,6 +38,7 @@ ROOMS = (
         "adopt",
         "evaluation",
         "learn_classes",
+        "learn_restoration",
         "learn",
         "cards",
         "checkup",

@@ -32,6 +32,12 @@ from abbe.learn_classes import (
     settle_options,
     start_from,
 )
+from abbe.learn_restoration import (
+    RestorationValidation,
+    find_restoration_source,
+    restoration_samples,
+    restoration_training_data,
+)
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
@@ -42,6 +48,8 @@ from abbe.train.settings import build_config
 from abbe.weights.file import Description, save_model
 from abbe.weights.load import load_strict
 
+VERBS = {"classification": "classify", "restoration": "restore"}
+"""What models are for, by their objective; all others segment."""
 logger = logging.getLogger(__name__)
 
 
@@ -112,7 +120,7 @@ def train_recipe(
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
-    lesson = _class_lesson(recipe, tell) if _of_classes(recipe) else _object_lesson(recipe, run, tell)
+    lesson = _lesson(recipe, run, tell)
     tell(f"training on {lesson.images} images, validating on {lesson.validation_images}")
     result = fit(
         lesson.method,
@@ -129,7 +137,7 @@ def train_recipe(
         if lesson.measure:
             lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
         save_model(path, lesson.method.state_dict(), lesson.description)
-    return Trained(path, run, result, "classify" if _of_classes(recipe) else "segment")
+    return Trained(path, run, result, VERBS.get(_objective(recipe), "segment"))
 
 
 @dataclass(frozen=True)
@@ -147,8 +155,22 @@ class Lesson:
     """Scores the finished method, for its description."""
 
 
+def _objective(recipe: Recipe) -> str:
+    return recipe.objective or entry(recipe.method).objective
+
+
 def _of_classes(recipe: Recipe) -> bool:
-    return (recipe.objective or entry(recipe.method).objective) == "classification"
+    return _objective(recipe) == "classification"
+
+
+def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training, by what its objective learns from."""
+    objective = _objective(recipe)
+    if objective == "classification":
+        return _class_lesson(recipe, tell)
+    if objective == "restoration":
+        return _restoration_lesson(recipe, tell)
+    return _object_lesson(recipe, run, tell)
 
 
 def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
@@ -191,6 +213,26 @@ def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
         len(source.validation),
         validation,
         partial(finish, method, validation, description) if validation else None,
+    )
+
+
+def _restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on good images, or on pairs of a bad and a good one."""
+    source = find_restoration_source(recipe, tell)
+    description = describe(recipe)
+    method = starting_method(recipe, description, tell)
+    training_set = restoration_training_data(recipe, method, source)
+    validation = None
+    if source.validation:
+        validation = RestorationValidation(restoration_samples(recipe, method, source.validation), recipe.train.seed)
+    return Lesson(
+        method,
+        description,
+        training_set,
+        len(source.train),
+        len(source.validation),
+        validation,
+        partial(validation, method) if validation else None,
     )
 
 

@@ -181,7 +181,7 @@ ENTRIES = {
     "internimage_xlarge": _INTERNIMAGE,
     "internimage_huge": _INTERNIMAGE,
     "internimage_micro": _INTERNIMAGE,
-    "dncnn_s": _DNCNN,
+    "dncnn_s": replace(_DNCNN, recipe="dncnn_s"),
     "dncnn_b": _DNCNN,
     "dncnn_color": _DNCNN,
     "dncnn_3": _DNCNN,

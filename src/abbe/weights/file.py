@@ -42,7 +42,8 @@ class Description:
     pixel_size: tuple[float, ...] | None = None
     """µm per pixel that it works at, where the method demands one."""
     colours: dict[str, Any] = field(default_factory=dict)
-    """Of published weights: ``mean`` and ``std`` of each channel, taken off an image in 0 to 1; ``size`` in pixels."""
+    """Of published weights: ``mean`` and ``std`` of each channel, applied to the normalised image, and ``size``, the
+    side in pixels at which they were tested."""
     stains: str = "off"
     """Dyes that colour images are taken apart into for it, as :class:`abbe.settings.StainSettings` has them."""
     recipe: str = ""

@@ -18,6 +18,7 @@ left out. The line is corrected for what second differences do not see of noise 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -119,7 +120,7 @@ def estimate_noise(image: np.ndarray) -> Noise:
     AbbeError
         Where there are too few finite pixels.
     """
-    planes = image.reshape(-1, *image.shape[-2:])
+    planes = image.reshape(math.prod(image.shape[:-2]), *image.shape[-2:])
     blocks = Blocks(*(np.stack(part) for part in zip(*map(measure_blocks, planes), strict=True)))
     known = np.isfinite(blocks.variance)
     if np.count_nonzero(known) < LEAST:

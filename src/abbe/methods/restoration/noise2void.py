@@ -24,7 +24,8 @@ authors' library allows this), and the boxes of stacks hold the share that was a
 root where a stack needs a cubic one). Batch normalisation is PyTorch's (momentum 0.1, epsilon 1e-5; Keras: 0.01, 1e-3),
 and convolutions have no bias before it. ``noise2void`` and the defaults of :class:`Noise2VoidOptions` are the recipe
 for BSD68; ``noise2void_library`` and :data:`LIBRARY` what the library takes unless told otherwise;
-``noise2void_small`` is the paper's at a ninth of the work. Images are normalised to mean 0 and deviation 1 over all of
+``noise2void_small`` is the paper's at a ninth of the work, and gives the image itself: a residual network begins with
+the noisy image as its answer and takes longer to leave it. Images are normalised to mean 0 and deviation 1 over all of
 the data.
 """
 
@@ -383,9 +384,9 @@ def peak_ratio(restored: np.ndarray, clean: np.ndarray) -> float:
 VARIANTS = {
     "noise2void": Noise2VoidConfig(),
     "noise2void_library": Noise2VoidConfig(base=32, kernel=5, residual=False),
-    "noise2void_small": Noise2VoidConfig(base=32),
-    "noise2void_3d": Noise2VoidConfig(base=32, pool=(2, 2, 2)),
-    "noise2void_tiny": Noise2VoidConfig(base=8),
+    "noise2void_small": Noise2VoidConfig(base=32, residual=False),
+    "noise2void_3d": Noise2VoidConfig(base=32, pool=(2, 2, 2), residual=False),
+    "noise2void_tiny": Noise2VoidConfig(base=8, residual=False),
 }
 
 

@@ -160,9 +160,9 @@ def seen_values(image: np.ndarray, hidden: np.ndarray, radius: int, generator: n
 
 VARIANTS = {
     "structn2v": Noise2VoidConfig(),
-    "structn2v_small": Noise2VoidConfig(base=32),
-    "structn2v_3d": Noise2VoidConfig(base=32, pool=(2, 2, 2)),
-    "structn2v_tiny": Noise2VoidConfig(base=8),
+    "structn2v_small": Noise2VoidConfig(base=32, residual=False),
+    "structn2v_3d": Noise2VoidConfig(base=32, pool=(2, 2, 2), residual=False),
+    "structn2v_tiny": Noise2VoidConfig(base=8, residual=False),
 }
 
 

@@ -28,9 +28,7 @@ elements = st.sampled_from(
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    shape=shapes, share=shares, options=elements, fill=fills, seed=st.integers(0, 99)
-)
+@given(shape=shapes, share=shares, options=elements, fill=fills, seed=st.integers(0, 99))
 def test_the_element_around_each_place_is_hidden_and_nothing_else(shape, share, options, fill, seed):
     element = options.hidden_pixels()
     image = 10 + np.random.default_rng(seed).random(shape)

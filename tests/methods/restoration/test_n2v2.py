@@ -76,6 +76,12 @@ def test_a_bump_stays_where_it_is_when_pooled_and_doubled_again():
     np.testing.assert_allclose(ndimage.center_of_mass(again), (30.5, 34.5), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["radius", "share"])
+def test_options_of_nothing_are_refused(name):
+    with pytest.raises(AbbeError, match=f"options.{name}"):
+        N2V2Options(**{name: 0})
+
+
 def test_pooling_by_more_than_two_is_refused():
     with pytest.raises(AbbeError, match="pool"):
         MaxBlurPool((3, 2))

@@ -86,9 +86,10 @@ def test_elements_that_are_no_odd_grid_are_refused(element):
         StructN2VOptions(element=element)
 
 
-def test_no_reach_is_refused():
-    with pytest.raises(AbbeError, match="reach"):
-        StructN2VOptions(reach=0)
+@pytest.mark.parametrize("name", ["reach", "radius", "share"])
+def test_options_of_nothing_are_refused(name):
+    with pytest.raises(AbbeError, match=f"options.{name}"):
+        StructN2VOptions(**{name: 0})
 
 
 def test_stacks_take_elements_of_planes_and_of_stacks():

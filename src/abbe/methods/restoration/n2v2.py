@@ -38,6 +38,7 @@ from abbe.methods.restoration.noise2void import (
     Noise2Void,
     box_sides,
     check_extents,
+    check_options,
     double_convolution,
     initialise,
     marked,
@@ -179,6 +180,9 @@ class N2V2Options:
     """Pixels to each side of a hidden one that its median is taken of."""
     loss: Literal["mse", "mae"] = "mse"
     """Mean of squared or of absolute errors at the hidden pixels."""
+
+    def __post_init__(self) -> None:
+        check_options(self.share, self.radius)
 
 
 class N2V2(Noise2Void):

@@ -287,10 +287,15 @@ class Noise2VoidOptions:
     """Mean of squared or of absolute errors at the hidden pixels."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 0.25:
-            raise AbbeError(f"options.share: {self.share:g}; expected a part of the pixels above 0, up to 0.25")
-        if self.radius < 1:
-            raise AbbeError(f"options.radius: {self.radius}; expected 1 or more pixels")
+        check_options(self.share, self.radius)
+
+
+def check_options(share: float, radius: int) -> None:
+    """Raise AbbeError where nothing or too much would be hidden, or windows hold their middle only."""
+    if not 0 < share <= 0.25:
+        raise AbbeError(f"options.share: {share:g}; expected a part of the pixels above 0, up to 0.25")
+    if radius < 1:
+        raise AbbeError(f"options.radius: {radius}; expected 1 or more pixels")
 
 
 LIBRARY = Noise2VoidOptions(share=0.015, radius=5, loss="mae")

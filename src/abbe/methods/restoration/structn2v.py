@@ -33,6 +33,7 @@ from abbe.methods.restoration.noise2void import (
     Noise2Void,
     Noise2VoidConfig,
     box_sides,
+    check_options,
     draw,
     marked,
     neighbours,
@@ -66,6 +67,7 @@ class StructN2VOptions:
     """Mean of squared or of absolute errors at the pixels asked for."""
 
     def __post_init__(self) -> None:
+        check_options(self.share, self.radius)
         if self.reach < 1:
             raise AbbeError(f"options.reach: {self.reach}; expected 1 or more pixels")
         self.hidden_pixels()

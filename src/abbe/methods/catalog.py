@@ -77,6 +77,31 @@ _DNCNN = Entry(
     "arXiv:1608.03981",
     "restoration",
 )
+_NOISE2VOID = Entry(
+    "restoration/noise2void.py",
+    "restoration",
+    "Noise2Void - Learning Denoising from Single Noisy Images",
+    2019,
+    "arXiv:1811.10980",
+    "noise2void",
+)
+_N2V2 = Entry(
+    "restoration/n2v2.py",
+    "restoration",
+    "N2V2 - Fixing Noise2Void Checkerboard Artifacts with Modified Sampling Strategies and a Tweaked Network "
+    "Architecture",
+    2022,
+    "arXiv:2211.08512",
+    "n2v2",
+)
+_STRUCTN2V = Entry(
+    "restoration/structn2v.py",
+    "restoration",
+    "Removing Structured Noise with Self-Supervised Blind-Spot Networks",
+    2020,
+    "doi:10.1109/ISBI45749.2020.9098336",
+    "structn2v",
+)
 _INTERNIMAGE = Entry(
     "backbones/internimage.py",
     "classification",
@@ -186,6 +211,19 @@ ENTRIES = {
     "dncnn_color": _DNCNN,
     "dncnn_3": _DNCNN,
     "dncnn_tiny": _DNCNN,
+    "noise2void": _NOISE2VOID,
+    "noise2void_library": _NOISE2VOID,
+    "noise2void_small": _NOISE2VOID,
+    "noise2void_3d": _NOISE2VOID,
+    "noise2void_tiny": _NOISE2VOID,
+    "n2v2": _N2V2,
+    "n2v2_small": _N2V2,
+    "n2v2_3d": _N2V2,
+    "n2v2_tiny": _N2V2,
+    "structn2v": _STRUCTN2V,
+    "structn2v_small": _STRUCTN2V,
+    "structn2v_3d": _STRUCTN2V,
+    "structn2v_tiny": _STRUCTN2V,
     "vit_tiny_patch16_224": _VIT,
     "vit_tiny_patch16_384": _VIT,
     "vit_small_patch32_224": _VIT,
@@ -220,6 +258,9 @@ OBJECTIVES = {
     "falk": Objective("backbones/unet_falk.py", "FalkSegmentation", "UNetOptions"),
     "falk_detection": Objective("backbones/unet_falk.py", "FalkDetection", "UNetOptions"),
     "restoration": Objective("restoration/restore.py", "Restoration", "RestorationOptions"),
+    "noise2void": Objective("restoration/noise2void.py", "Noise2Void", "Noise2VoidOptions"),
+    "n2v2": Objective("restoration/n2v2.py", "N2V2", "N2V2Options"),
+    "structn2v": Objective("restoration/structn2v.py", "StructN2V", "StructN2VOptions"),
     "classification": Objective("backbones/classification.py", "Classification", "ClassificationOptions"),
     "translation": Objective("attention/translation.py", "Translation", "TranslationOptions"),
     "masked_tokens": Objective("attention/masked_tokens.py", "MaskedTokens", "MaskedTokensOptions"),

@@ -15,8 +15,8 @@ the channels does as well (SimpleGate), and channel attention needs neither ReLU
               |-- norm, 1x1 (2w), depthwise 3x3, gate (w), times attention, 1x1, β ---|     |
                                            then |-- norm, 1x1 (2w), gate (w), 1x1, γ -------|
 
-β and γ begin at zero, so that a fresh block is its shortcut. With ``activations=True`` it is the paper's *baseline*, the
-network before its last two steps: GELU in place of the gates, channel attention with a bottleneck, ReLU and sigmoid.
+β and γ begin at zero, so that a fresh block is its shortcut. ``activations=True`` gives the paper's *baseline*, which
+has GELU in place of the gates, and channel attention with a bottleneck, ReLU and sigmoid.
 
 The attention weighs channels by their means over the whole image. A part of an image has other means, so without
 more the network needs the whole (halo None). :meth:`NAFNet.localise` replaces them by means over windows of 1.5 times
@@ -133,10 +133,14 @@ class NAFNet(nn.Module):
 
     @property
     def geometry(self) -> Geometry:
-        """Halo of tiles, ``HALO`` or, where that is enough, :meth:`context`; None unless it averages locally."""
+        """Halo and multiple of tiles."""
+        return Geometry(self.halo, (self.multiple,) * 2, (0, 0))
+
+    @property
+    def halo(self) -> tuple[int, int] | None:
+        """``HALO`` or, where less is enough, :meth:`context`; None where it needs the whole image."""
         context = self.context()
-        halo = None if context is None else (min(ceil(HALO / self.multiple) * self.multiple, context),) * 2
-        return Geometry(halo, (self.multiple,) * 2, (0, 0))
+        return None if context is None else (min(ceil(HALO / self.multiple) * self.multiple, context),) * 2
 
     def context(self) -> int | None:
         """Count the pixels on each side that a tile needs for *exactly* what the whole image gives.

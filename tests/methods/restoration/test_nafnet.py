@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import abbe
 from abbe.errors import AbbeError
-from abbe.methods.restoration.nafnet import HALO, VARIANTS, NAFNet, NAFNetConfig, build, psnr_loss
+from abbe.methods.restoration.nafnet import VARIANTS, NAFNet, NAFNetConfig, build, psnr_loss
 from abbe.nn.receptive_field import receptive_halo
 from abbe.weights.load import load_strict
 from abbe.weights.rename import recognise
@@ -242,7 +242,7 @@ def test_it_needs_the_whole_image_unless_means_are_local() -> None:
     assert network.context() is None
     assert network.geometry.halo is None
     network.localise(256)
-    assert network.geometry.halo == (HALO, HALO)
+    assert network.geometry.halo == (192, 192)
     assert network.geometry.multiple == (4, 4)
 
 

@@ -22,8 +22,10 @@ The attention weighs channels by their means over the whole image. A part of an 
 more the network needs the whole (halo None). :meth:`NAFNet.localise` replaces them by means over windows of 1.5 times
 the crops of the training (Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV
 2022, arXiv:2112.04491), which gives better images too: the paper's figures for GoPro and REDS are with it. Then a pixel
-depends on a finite part of the image, though on thousands of pixels (:meth:`NAFNet.context`), with an influence that
-falls off so fast that a halo of ``HALO`` does.
+depends on a finite part of the image, though on thousands of pixels (:meth:`NAFNet.context`). Its influence falls off
+so fast that half a window does as a halo: with noise of 25 of 255 grey levels, 99.9 per cent of the pixels differ from
+the whole image's by less than 0.5 of them from two thirds of the crops' side on, by 0.01 from four thirds on (a small
+network, trained briefly; windows of 72 and of 144 pixels).
 
 Against the paper: nothing. Images whose extents are not multiples of 2^levels get zeros below and on the right, as in
 the authors' code.
@@ -42,8 +44,6 @@ from abbe.contract import Geometry
 from abbe.methods.backbones.convnext import ChannelNorm
 from abbe.nn.local_mean import local_mean, spread
 
-HALO = 64
-"""Pixels of context for tiles with local means."""
 WIDER = 1.5
 """Sides of the windows over those of the crops of the training."""
 
@@ -138,9 +138,10 @@ class NAFNet(nn.Module):
 
     @property
     def halo(self) -> tuple[int, int] | None:
-        """``HALO`` or, where less is enough, :meth:`context`; None where it needs the whole image."""
-        context = self.context()
-        return None if context is None else (min(ceil(HALO / self.multiple) * self.multiple, context),) * 2
+        """Half a window, see the head of this file; None where it needs the whole image."""
+        if self.local is None:
+            return None
+        return (ceil(self._window(self.local, 0) / 2 / self.multiple) * self.multiple,) * 2
 
     def context(self) -> int | None:
         """Count the pixels on each side that a tile needs for *exactly* what the whole image gives.

@@ -24,7 +24,7 @@ the crops of the training (Chu et al., "Improving Image Restoration by Revisitin
 2022, arXiv:2112.04491), which gives better images too: the paper's figures for GoPro and REDS are with it. Then a pixel
 depends on a finite part of the image, though on thousands of pixels (:meth:`NAFNet.context`). Its influence falls off
 so fast that half a window does as a halo: with noise of 25 of 255 grey levels, 99.9 per cent of the pixels differ from
-the whole image's by less than 0.25 of them, none by 0.5 (a small network, trained briefly; windows of 72 and 144 pixels).
+the whole image's by less than 0.25 of them, none by 0.5 (a small network, trained briefly; windows of 72 and 144 px).
 
 Against the paper: nothing. Images whose extents are not multiples of 2^levels get zeros below and on the right, as in
 the authors' code.

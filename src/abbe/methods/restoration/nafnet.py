@@ -32,7 +32,7 @@ the authors' code.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, log
 
 import torch
@@ -240,13 +240,13 @@ def psnr_loss(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     return 10 / log(10) * (error + 1e-8).log().mean()
 
 
-_DEBLUR = {"encoder": (1, 1, 1, 28), "middle": 1, "decoder": (1, 1, 1, 1)}
+_GOPRO = NAFNetConfig(encoder=(1, 1, 1, 28), middle=1, decoder=(1, 1, 1, 1))
 
 VARIANTS = {
     "nafnet_width32": NAFNetConfig(),
     "nafnet_width64": NAFNetConfig(width=64),
-    "nafnet_width32_gopro": NAFNetConfig(**_DEBLUR),
-    "nafnet_width64_gopro": NAFNetConfig(width=64, **_DEBLUR),
+    "nafnet_width32_gopro": _GOPRO,
+    "nafnet_width64_gopro": replace(_GOPRO, width=64),
     "nafnet_tiny": NAFNetConfig(width=8, encoder=(1, 1), middle=1, decoder=(1, 1)),
 }
 

@@ -173,6 +173,9 @@ def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], p
         for key in tables.STEM:
             if key in fitted and key in expected:
                 fitted[key] = fit_channels(fitted[key], expected[key].shape[1])
+        for key in _ending(tables):
+            if key in fitted and key in expected:
+                fitted[key] = fit_outputs(fitted[key], expected[key].shape[0])
     if tables is not None and "num_classes" in given:
         fitted = _fit_classes(fitted, expected, tables.HEAD, path)
     try:
@@ -204,6 +207,23 @@ def fit_colours(values: Sequence[float], channels: int) -> list[float]:
     return [values[channel % len(values)] for channel in range(channels)]
 
 
+def fit_outputs(filters: torch.Tensor, channels: int) -> torch.Tensor:
+    """Make the filters (C, ...) of a last layer that gives an image give another number of channels.
+
+    For one channel they are averaged, so that a grey image gives the mean of what it gave as colour; for others they
+    are repeated in turn.
+    """
+    present = filters.shape[0]
+    if channels == present:
+        return filters
+    return filters.mean(0, keepdim=True) if channels == 1 else filters[torch.arange(channels) % present]
+
+
+def _ending(tables: Any) -> tuple[str, ...]:
+    """Tensors whose first axis is the image's channels: where a table has them, an image comes out."""
+    return getattr(tables, "ENDING", ())
+
+
 def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> Tensors:
     """Leave the last layer random where it has other classes."""
     old = {key: tensor for key, tensor in tensors.items() if key.startswith(head)}
@@ -227,8 +247,10 @@ def _hint(name: str, tensors: Tensors) -> str:
             continue
         if other != name:
             return f"; these are weights of {other!r}"
-        classes = next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(tables.HEAD)), 0)
         channels = next((tensors[key].shape[1] for key in tables.STEM if key in tensors), None)
+        if _ending(tables):
+            return f"; they have in_channels={channels}: give it"
+        classes = next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(tables.HEAD)), 0)
         return f"; they have in_channels={channels} and num_classes={classes}: give both"
     return ""
 
@@ -246,5 +268,5 @@ def _body(tensors: Tensors, tables: Any) -> dict[str, tuple[int, ...]]:
     return {
         key: tuple(tensor.shape)
         for key, tensor in tensors.items()
-        if not key.startswith(tables.HEAD) and key not in tables.STEM and not key.endswith(COUNTER)
+        if not key.startswith(tables.HEAD) and key not in (*tables.STEM, *_ending(tables)) and not key.endswith(COUNTER)
     }

@@ -157,6 +157,14 @@ _ALEXNET = Entry(
     "doi:10.1145/3065386",
     "classification",
 )
+_NAFNET = Entry(
+    "restoration/nafnet.py",
+    "restoration",
+    "Simple Baselines for Image Restoration",
+    2022,
+    "arXiv:2204.04676",
+    "restoration",
+)
 
 ENTRIES = {
     "alexnet_2012": _ALEXNET,
@@ -250,6 +258,11 @@ ENTRIES = {
     "transformer_tiny": _TRANSFORMER,
     "roformer_base": _ROFORMER,
     "roformer_tiny": _ROFORMER,
+    "nafnet_width32": _NAFNET,
+    "nafnet_width64": _NAFNET,
+    "nafnet_width32_gopro": _NAFNET,
+    "nafnet_width64_gopro": _NAFNET,
+    "nafnet_tiny": _NAFNET,
 }
 
 OBJECTIVES = {
@@ -290,8 +303,9 @@ def tables_of(file: str) -> Any:
     """Import what is known of the published weights of a method's file; None where nobody published any.
 
     It is the file of the same name in ``abbe/weights/tables/`` and has ``LAYOUTS``, the key tables; ``PUBLISHED``, the
-    files; ``STEM``, our names of the tensors whose second axis is the image's channels; and ``HEAD``, the beginnings of
-    our names of the tensors whose first axis is the classes.
+    files; ``STEM``, our names of the tensors whose second axis is the image's channels; ``HEAD``, the beginnings of our
+    names of the tensors whose first axis is the classes; and, where an image comes out, ``ENDING``, our names of those
+    whose first axis is its channels.
     """
     name = f"abbe.weights.tables.{PurePosixPath(file).stem}"
     return import_module(name) if find_spec(name) else None

@@ -45,6 +45,7 @@ from torch import nn
 from abbe.contract import Geometry, Joins, Watch
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
+from abbe.metrics.images import psnr
 from abbe.nn.receptive_field import receptive_halo
 from abbe.ops.totals import batch_total
 
@@ -377,13 +378,11 @@ class Noise2Void(nn.Module):
         The number that decides, the loss at hidden pixels of validation patches, needs no clean images.
         """
         pairs = [(d["restored"], t["clean"]) for d, t in zip(decoded, truth, strict=True) if "clean" in t]
-        return {"psnr": float(np.mean([peak_ratio(*pair) for pair in pairs]))} if pairs else {}
-
-
-def peak_ratio(restored: np.ndarray, clean: np.ndarray) -> float:
-    """Compute the PSNR in dB; the peak is the range of the clean image."""
-    error = float(np.mean(np.square(np.subtract(restored, clean, dtype=np.float64))))
-    return 10 * math.log10(float(np.ptp(clean)) ** 2 / error) if error else math.inf
+        return (
+            {"psnr": float(np.mean([psnr(found, clean, float(np.ptp(clean))) for found, clean in pairs]))}
+            if pairs
+            else {}
+        )
 
 
 VARIANTS = {

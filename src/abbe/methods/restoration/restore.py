@@ -27,6 +27,7 @@ from torch import nn
 from abbe.contract import Geometry, Watch
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
+from abbe.methods.restoration.nafnet import psnr_loss
 from abbe.metrics.images import psnr, ssim
 from abbe.nn.receptive_field import receptive_halo
 from abbe.ops.degradation import add_camera_noise, add_gaussian_noise, blur, coarsen, compress
@@ -111,12 +112,13 @@ class Restoration(nn.Module):
 
     @cached_property
     def geometry(self) -> Geometry:
-        """Halo of the network, found by probing unless the network knows its own."""
+        """What the network says of itself, or its halo found by probing."""
+        known: Any = getattr(self.network, "geometry", None)
+        if known is not None:
+            return known
         stride: Any = self.network.multiple
         multiple = (stride,) * 2 if isinstance(stride, int) else tuple(stride)
-        known: Any = getattr(self.network, "halo", None)
-        halo = tuple(known) if known else receptive_halo(self.network, self.in_channels, multiple)
-        return Geometry(halo, multiple, (0,) * len(multiple))
+        return Geometry(receptive_halo(self.network, self.in_channels, multiple), multiple, (0,) * len(multiple))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restore images (B, C, [Z,] Y, X)."""
@@ -167,14 +169,13 @@ class Restoration(nn.Module):
     def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute the loss, and the PSNR of the batch."""
         restored, clean = self.network(batch["image"]).float(), batch["clean"].float()
-        squared = (restored - clean).square().flatten(1).mean(dim=1)  # (B,)
-        levels = 10 / math.log(10) * (squared + 1e-8).log()
+        negative = psnr_loss(restored, clean)
         losses = {
-            "l2": lambda: squared.mean() / 2,
+            "l2": lambda: (restored - clean).square().mean() / 2,
             "l1": lambda: (restored - clean).abs().mean(),
-            "psnr": lambda: levels.mean(),
+            "psnr": lambda: negative,
         }
-        return {"loss": losses[self.options.loss](), "psnr": -levels.detach().mean()}
+        return {"loss": losses[self.options.loss](), "psnr": -negative.detach()}
 
     def predict(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """Restore images, (B, C, [Z,] Y, X)."""

@@ -75,6 +75,7 @@ class ConvNeXt(nn.Module):
         self.widths = tuple(widths)
         self.strides = tuple(4 * 2**i for i in range(len(widths)))
         self.apply(initialise)
+        self.to(memory_format=torch.channels_last)  # then no convolution has to bring its input into another layout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute logits (B, K) of images (B, C, Y, X); with no classes, features (B, D)."""
@@ -112,10 +113,10 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, D, Y, X) to the same shape."""
         y = self.depthwise(x).permute(0, 2, 3, 1)  # (B, Y, X, D)
-        y = self.reduce(F.gelu(self.expand(self.norm(y))))
-        if self.gamma is not None:
-            y = y * self.gamma
-        return x + self.drop_path(y.permute(0, 3, 1, 2))  # (B, D, Y, X)
+        y = self.drop_path(self.reduce(F.gelu(self.expand(self.norm(y)))))
+        x = x.permute(0, 2, 3, 1)
+        x = x + y if self.gamma is None else torch.addcmul(x, y, self.gamma)  # in one pass
+        return x.permute(0, 3, 1, 2)  # (B, D, Y, X)
 
 
 class ChannelNorm(nn.LayerNorm):

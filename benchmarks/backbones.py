@@ -3,6 +3,7 @@
     python benchmarks/backbones.py eager       [--threads 2 --batch 4 --repeats 7 --networks resnet50 ...]
     python benchmarks/backbones.py prepared    [--threads 2 --batch 8 --repeats 7 --networks resnet50 ...]
     python benchmarks/backbones.py memory      [--threads 2 --batch 4 --networks resnet50 ...]
+    python benchmarks/backbones.py agreement   --model MODEL --data DIR [--every 10]
     python benchmarks/backbones.py internimage [--threads 2 --batch 4 --repeats 7]
     python benchmarks/backbones.py dcnv3       [--threads 2 --batch 4 --repeats 15 --side 56 --width 64 --groups 4]
 
@@ -28,6 +29,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import abbe
+from abbe.data.classes import find_classes
 from abbe.methods.backbones.dcnv3 import DCNv3, Window, dcnv3
 from abbe.nn.memory import tune_allocator
 from contender import Contender, Times, in_turns, ratio, start
@@ -66,6 +69,12 @@ def parse() -> argparse.Namespace:
             sub.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
         if verb in (internimage, compare_dcnv3):
             sub.add_argument("--tuned", action="store_true", help="with Abbe's allocator setting, for both")
+    sub = verbs.add_parser("agreement", help=agreement.__doc__)
+    sub.set_defaults(verb=agreement)
+    sub.add_argument("--model", required=True)
+    sub.add_argument("--data", required=True)
+    sub.add_argument("--every", type=int, default=1, help="take every n-th image")
+    sub.add_argument("--device", default="cpu")
     for name, default in (("side", 56), ("width", 64), ("groups", 4)):
         verbs.choices["dcnv3"].add_argument(f"--{name}", type=int, default=default)
     return parser.parse_args()
@@ -182,6 +191,19 @@ def prepared_rows(
     for way, times in zip(WAYS, found, strict=True):
         speeds = images_a_second(times, arguments), ratio(default, times), ratio(with_setting, times)
         yield [network, way, *speeds, f"{abbe.do('error', way=way):.1e}"]
+
+
+def agreement(arguments: argparse.Namespace) -> None:
+    """Compare the classes that each prepared way tells with the plain forward's, on images in folders of classes."""
+    model = abbe.load(arguments.model)
+    images = [labelled.image for labelled in find_classes(arguments.data)][:: arguments.every]
+    told = {}
+    for name, options in {"plain float32": {"precision": "exact"}, **WAYS}.items():
+        settings = {"device": arguments.device, **options}
+        told[name] = [abbe.classify(image, model, **settings)["class"].iloc[0] for image in images]
+    plain = told.pop("plain float32")
+    rows = [[way, f"{100 * sum(map(str.__eq__, plain, found)) / len(plain):.2f} %"] for way, found in told.items()]
+    print_table(f"{model.name}: same class as the plain forward, {len(images)} images", ["", "same class"], rows)
 
 
 # ------------------------------------------------------------------------------------------------------ memory

@@ -39,6 +39,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "torch float32": {"precision": "float32", "backend": "torch"},
 }
 """Abbe's prepared ways through a network, as options of its predictor."""
+IMPORTS = {
+    "abbe": ("openvino", "abbe.tiling.prepare", "abbe.methods.segmentation.instances"),
+    "transformers": tuple(f"transformers.models.{name}.modeling_{name}" for name in ("resnet", "convnext", "vit")),
+    "monai": ("monai.networks.nets",),
+}
+"""What libraries import only when it is needed."""
 
 
 def side(network: str) -> int:
@@ -149,7 +155,7 @@ class Bench:
 
     def start(self) -> None:
         """Import what is imported late anyway, forget the peak of memory, and remember what is held now."""
-        for name in ("openvino", "abbe.tiling.prepare") if self.library == "abbe" else ():
+        for name in IMPORTS.get(self.library, ()):
             with suppress(ImportError):
                 importlib.import_module(name)
         Path("/proc/self/clear_refs").write_text("5")

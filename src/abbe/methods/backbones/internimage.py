@@ -95,7 +95,6 @@ class InternImage(nn.Module):
         features = self.head.features
         self.classifier = nn.Linear(features, config.num_classes) if config.num_classes else nn.Identity()
         self.apply(initialize)
-        self.to(memory_format=torch.channels_last)  # as the blocks have it
 
     @property
     def in_channels(self) -> int:

@@ -67,6 +67,8 @@ def parse() -> argparse.Namespace:
         sub.add_argument("--device", default="cpu")
         if verb in (eager, prepared, memory):
             sub.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+        if verb is memory:
+            sub.add_argument("--peers", nargs="+", default=CLASSIFIERS)
         if verb in (internimage, compare_dcnv3):
             sub.add_argument("--tuned", action="store_true", help="with Abbe's allocator setting, for both")
     sub = verbs.add_parser("agreement", help=agreement.__doc__)
@@ -86,36 +88,33 @@ def parse() -> argparse.Namespace:
 def eager(arguments: argparse.Namespace) -> None:
     """Time the networks as they are built, forward and with their gradients, against the fastest peer's."""
     rows = []
-    with ExitStack() as stack:
-        crews = {tuned: crew(stack, arguments, tuned=tuned) for tuned in allocators(arguments)}
-        for network in arguments.networks:
-            if not crews[False].keys() & set(PEERS.get(network, CLASSIFIERS)):
-                print(f"{network} left out: no peer", file=sys.stderr)
-                continue
-            rows += eager_rows(network, crews, arguments)
+    for tuned in allocators(arguments):
+        with ExitStack() as stack:
+            contenders = crew(stack, arguments, tuned=tuned)
+            for network in arguments.networks:
+                if not peers_of(network, contenders):
+                    print(f"{network} left out: no peer", file=sys.stderr)
+                    continue
+                rows += eager_rows(network, contenders, arguments)
     form = "bfloat16, compiled" if arguments.device == "cuda" else f"eager float32, {arguments.threads} threads"
     title = f"Images a second, {form}, batches of {arguments.batch}, {arguments.repeats} rounds"
-    print_table(title, ["", "pass", "allocator", "fastest peer", "peer", "Abbe", RATIO], rows)
+    header = ["", "pass", "allocator", "fastest peer", "peer", "Abbe", RATIO]
+    print_table(title, header, sorted(rows, key=lambda row: arguments.networks.index(row[0])))
 
 
-def eager_rows(
-    network: str, crews: dict[bool, dict[str, Contender]], arguments: argparse.Namespace
-) -> Iterator[list[str]]:
+def eager_rows(network: str, contenders: dict[str, Contender], arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Time one network: first the peers among themselves, then the fastest ones against Abbe."""
-    pairs = {}
-    for tuned, contenders in crews.items():
-        fast = {each: fastest(network, each, contenders, arguments) for each in PASSES}
-        for library, contender in contenders.items():
-            if library not in fast.values():
-                contender.do("forget")
-        build(contenders["abbe"], network, arguments)
-        pairs |= {(each, tuned): (contenders[fast[each]], contenders["abbe"]) for each in PASSES}
-    ways = [partial(side_.do, each) for (each, _), pair in pairs.items() for side_ in pair]
-    times = iter(in_turns(ways, arguments.repeats))
-    for (each, tuned), (peer, _) in pairs.items():
+    fast = {each: fastest(network, each, contenders, arguments) for each in PASSES}
+    pairs = {each: (contenders[library], contenders["abbe"]) for each, library in fast.items()}
+    for library in {"abbe", *fast.values()}:
+        build(contenders[library], network, arguments)
+    times = iter(in_turns([partial(one.do, each) for each, pair in pairs.items() for one in pair], arguments.repeats))
+    for each, (peer, abbe_) in pairs.items():
         theirs, ours = next(times), next(times)
         speeds = (images_a_second(some, arguments) for some in (theirs, ours))
-        yield [network, PASSES[each], ALLOCATORS[tuned], peer.library, *speeds, ratio(theirs, ours)]
+        yield [network, PASSES[each], ALLOCATORS[abbe_.tuned], peer.library, *speeds, ratio(theirs, ours)]
+    for contender in contenders.values():
+        contender.do("forget")
 
 
 def crew(stack: ExitStack, arguments: argparse.Namespace, *, tuned: bool) -> dict[str, Contender]:
@@ -132,15 +131,18 @@ def allocators(arguments: argparse.Namespace) -> tuple[bool, ...]:
     return (False,) if arguments.device == "cuda" else (False, True)
 
 
+def peers_of(network: str, contenders: dict[str, Contender]) -> list[Contender]:
+    """List the workers of those who have a network."""
+    return [contenders[library] for library in PEERS.get(network, CLASSIFIERS) if library in contenders]
+
+
 def fastest(network: str, each: str, contenders: dict[str, Contender], arguments: argparse.Namespace) -> str:
-    """Find the library whose network is the fastest, by the best of two rounds; all of them keep theirs."""
-    peers = [contenders[library] for library in PEERS.get(network, CLASSIFIERS) if library in contenders]
-    if len(peers) == 1:
-        build(peers[0], network, arguments)
-        return peers[0].library
-    for peer in peers:
+    """Find the library whose network is the fastest, by the best of two runs; one after the other, to spare memory."""
+    best = {}
+    for peer in peers_of(network, contenders):
         build(peer, network, arguments)
-    best = dict(zip((peer.library for peer in peers), map(min, in_turns([partial(p.do, each) for p in peers], 2))))
+        best[peer.library] = min(*in_turns([partial(peer.do, each)], 2))
+        peer.do("forget")
     told = ", ".join(f"{library} {1000 * seconds:.0f} ms" for library, seconds in best.items())
     print(f"{network}, {PASSES[each]}: {told}", file=sys.stderr, flush=True)
     return min(best, key=best.__getitem__)
@@ -160,37 +162,40 @@ def images_a_second(times: Times, arguments: argparse.Namespace) -> str:
 def prepared(arguments: argparse.Namespace) -> None:
     """Time the ways through the networks that the verbs take, against the fastest eager peer."""
     rows = []
-    with ExitStack() as stack:
-        plain, tuned = (crew(stack, arguments, tuned=tuned) for tuned in (False, True))
-        for network in arguments.networks:
-            rows += prepared_rows(network, plain, tuned, arguments)
+    for network in arguments.networks:
+        with ExitStack() as stack:
+            rows += prepared_rows(network, stack, arguments)
     title = f"Prepared inference, {arguments.threads} threads, batches of {arguments.batch}, {arguments.repeats} rounds"
     header = ["", "way", "images/s", "against eager, default allocator", "tuned allocator", "relative error"]
     print_table(title, header, rows)
 
 
-def prepared_rows(
-    network: str, plain: dict[str, Contender], tuned: dict[str, Contender], arguments: argparse.Namespace
-) -> Iterator[list[str]]:
+def prepared_rows(network: str, stack: ExitStack, arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Time one network; where only Abbe has it, against its own eager form."""
-    abbe = tuned["abbe"]  # preparing makes the setting anyway
-    library = "abbe" if network in PEERS else fastest(network, "forward", plain, arguments)
-    for others in (plain, tuned):
-        for contender in others.values():
-            if contender.library != library:
-                contender.do("forget")
-        build(others[library], network, arguments)
-    build(abbe, network, arguments)
+    library = "abbe" if network in PEERS else quick_peer(network, arguments)
+    pair = [start(stack, [library], arguments.threads, arguments.device, tuned=tuned)[0] for tuned in (False, True)]
+    (abbe_,) = start(stack, ["abbe"], arguments.threads, arguments.device, tuned=True)  # preparing makes the setting
+    for contender in (*pair, abbe_):
+        build(contender, network, arguments)
     for way in WAYS:
-        abbe.do("prepare", way=way)
-    peers = [partial(others[library].do, "forward") for others in (plain, tuned)]
-    ours = [partial(abbe.do, "predict", way=way) for way in WAYS]
-    default, with_setting, *found = in_turns([*peers, *ours], arguments.repeats, warm=2)
-    for name, times in ((f"{library}, default", default), (f"{library}, tuned", with_setting)):
-        yield [network, name, images_a_second(times, arguments), ratio(default, times), ratio(with_setting, times), ""]
+        abbe_.do("prepare", way=way)
+    peers = [partial(peer.do, "forward") for peer in pair]
+    default, tuned, *found = in_turns(
+        [*peers, *(partial(abbe_.do, "predict", way=way) for way in WAYS)], arguments.repeats, 2
+    )
+    for name, times in (("default", default), ("tuned", tuned)):
+        cells = images_a_second(times, arguments), ratio(default, times), ratio(tuned, times)
+        yield [network, f"{library} eager, {name} allocator", *cells, ""]
     for way, times in zip(WAYS, found, strict=True):
-        speeds = images_a_second(times, arguments), ratio(default, times), ratio(with_setting, times)
-        yield [network, way, *speeds, f"{abbe.do('error', way=way):.1e}"]
+        cells = images_a_second(times, arguments), ratio(default, times), ratio(tuned, times)
+        yield [network, way, *cells, f"{abbe_.do('error', way=way):.1e}"]
+
+
+def quick_peer(network: str, arguments: argparse.Namespace) -> str:
+    """Find the library whose forward is the fastest; their workers leave before others come."""
+    with ExitStack() as stack:
+        started = start(stack, CLASSIFIERS, arguments.threads, arguments.device, tuned=False)
+        return fastest(network, "forward", {one.library: one for one in started}, arguments)
 
 
 def agreement(arguments: argparse.Namespace) -> None:
@@ -211,44 +216,37 @@ def agreement(arguments: argparse.Namespace) -> None:
 
 def memory(arguments: argparse.Namespace) -> None:
     """Measure the peak memory of each network in a process of its own, beyond what the imports take."""
-    for title, kinds in (("eager float32", eager_kinds(arguments)), ("prepared", prepared_kinds(arguments))):
-        rows = []
-        for network, kind, commands, libraries in kinds:
-            cells = {library: peak(library, network, commands, arguments) for library in libraries}
-            rows.append([network, kind, *(cells.get(library, "") for library in ("abbe", *CLASSIFIERS))])
-            print(rows[-1], file=sys.stderr, flush=True)
-        print_table(f"Peak MiB, {title}, batches of {arguments.batch}", ["", "", "Abbe", *CLASSIFIERS], rows)
-
-
-Kind = tuple[str, str, list[dict[str, Any]], tuple[str, ...]]
-
-
-def eager_kinds(arguments: argparse.Namespace) -> Iterator[Kind]:
-    """List what is measured of the networks as they are built."""
-    for network, each in product(arguments.networks, PASSES):
-        peers = () if network in PEERS else CLASSIFIERS
-        yield network, PASSES[each], [{"name": each}] * arguments.repeats, ("abbe", *peers)
-
-
-def prepared_kinds(arguments: argparse.Namespace) -> Iterator[Kind]:
-    """List what is measured of the prepared ways."""
+    rows = []
+    for network, tuned in product(arguments.networks, allocators(arguments)):
+        for library in (
+            "abbe",
+            *(library for library in PEERS.get(network, CLASSIFIERS) if library in arguments.peers),
+        ):
+            found = peaks(library, network, tuple(PASSES), arguments, tuned=tuned)
+            rows.append([network, f"{library} eager, {ALLOCATORS[tuned]} allocator", *found])
     for network, way in product(arguments.networks, WAYS):
-        steps = [{"name": "predict", "way": way}] * arguments.repeats
-        yield network, way, [{"name": "prepare", "way": way}, *steps], ("abbe",)
+        rows.append([network, way, *peaks("abbe", network, (way,), arguments, tuned=True), ""])
+    header = ["", "way", *PASSES.values()]
+    print_table(f"Peak memory in MiB, batches of {arguments.batch}", header, sorted(rows, key=lambda row: row[0]))
 
 
-def peak(library: str, network: str, commands: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
-    """Run commands in a fresh process and give the peak of its memory in MiB, with each allocator."""
-    cells = []
-    for tuned in allocators(arguments):
-        with ExitStack() as stack:
-            (contender,) = start(stack, [library], arguments.threads, arguments.device, tuned=tuned)
-            contender.do("start")
-            build(contender, network, arguments)
-            for command in commands:
-                contender.do(**command)
-            cells.append(f"{contender.do('peak') / 2**20:.0f}")
-    return " / ".join(cells)
+def peaks(
+    library: str, network: str, steps: tuple[str, ...], arguments: argparse.Namespace, *, tuned: bool
+) -> list[str]:
+    """Do steps in a fresh process, passes or a prepared way; give the peak of its memory after each, in MiB."""
+    found = []
+    with ExitStack() as stack:
+        (contender,) = start(stack, [library], arguments.threads, arguments.device, tuned=tuned)
+        contender.do("start")
+        build(contender, network, arguments)
+        for step in steps:
+            if step in WAYS:
+                contender.do("prepare", way=step)
+            for _ in range(arguments.repeats):
+                contender.do("predict", way=step) if step in WAYS else contender.do(step)
+            found.append(f"{contender.do('peak') / 2**20:.0f}")
+    print(library, network, *found, file=sys.stderr, flush=True)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- InternImage

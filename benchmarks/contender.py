@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class Contender:
     def send(self, name: str, **options: Any) -> None:
         """Begin a command."""
         assert self._process.stdin is not None
-        print(json.dumps({"do": name, **options}), file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # then there is no answer either
+            print(json.dumps({"do": name, **options}), file=self._process.stdin, flush=True)
 
     def answer(self) -> Any:
         """Wait for what a command gives."""
@@ -68,7 +69,8 @@ class Contender:
     def close(self) -> None:
         """Let the worker end."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # of one that has ended
+            self._process.stdin.close()
         self._process.wait()
 
 

@@ -67,8 +67,11 @@ def parse() -> argparse.Namespace:
         sub.add_argument("--device", default="cpu")
         if verb in (eager, prepared, memory):
             sub.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-        if verb is memory:
-            sub.add_argument("--peers", nargs="+", default=CLASSIFIERS)
+            sub.add_argument("--peers", nargs="+", choices=CLASSIFIERS, default=CLASSIFIERS)
+            sub.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
+            sub.add_argument(
+                "--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine"
+            )
         if verb in (internimage, compare_dcnv3):
             sub.add_argument("--tuned", action="store_true", help="with Abbe's allocator setting, for both")
     sub = verbs.add_parser("agreement", help=agreement.__doc__)
@@ -92,12 +95,12 @@ def eager(arguments: argparse.Namespace) -> None:
         with ExitStack() as stack:
             contenders = crew(stack, arguments, tuned=tuned)
             for network in arguments.networks:
-                if not peers_of(network, contenders):
+                if not contenders.keys() & set(peers_of(network, arguments)):
                     print(f"{network} left out: no peer", file=sys.stderr)
                     continue
                 rows += eager_rows(network, contenders, arguments)
     form = "bfloat16, compiled" if arguments.device == "cuda" else f"eager float32, {arguments.threads} threads"
-    title = f"Images a second, {form}, batches of {arguments.batch}, {arguments.repeats} rounds"
+    title = f"Images a second, {form}, batches of {arguments.batch}, {conditions(arguments)}"
     header = ["", "pass", "allocator", "fastest peer", "peer", "Abbe", RATIO]
     print_table(title, header, sorted(rows, key=lambda row: arguments.networks.index(row[0])))
 
@@ -122,8 +125,8 @@ def crew(stack: ExitStack, arguments: argparse.Namespace, *, tuned: bool) -> dic
     if arguments.device == "cuda":
         libraries = {"timm"}
     else:
-        libraries = {library for network in arguments.networks for library in PEERS.get(network, CLASSIFIERS)}
-    started = start(stack, ["abbe", *sorted(libraries)], arguments.threads, arguments.device, tuned=tuned)
+        libraries = {library for network in arguments.networks for library in peers_of(network, arguments)}
+    started = start(stack, ["abbe", *sorted(libraries)], arguments, tuned=tuned)
     return {contender.library: contender for contender in started}
 
 
@@ -131,15 +134,15 @@ def allocators(arguments: argparse.Namespace) -> tuple[bool, ...]:
     return (False,) if arguments.device == "cuda" else (False, True)
 
 
-def peers_of(network: str, contenders: dict[str, Contender]) -> list[Contender]:
-    """List the workers of those who have a network."""
-    return [contenders[library] for library in PEERS.get(network, CLASSIFIERS) if library in contenders]
+def peers_of(network: str, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """List the libraries that have a network."""
+    return PEERS.get(network, tuple(arguments.peers))
 
 
 def fastest(network: str, each: str, contenders: dict[str, Contender], arguments: argparse.Namespace) -> str:
     """Find the library whose network is the fastest, by the best of two runs; one after the other, to spare memory."""
     best = {}
-    for peer in peers_of(network, contenders):
+    for peer in (contenders[library] for library in peers_of(network, arguments) if library in contenders):
         build(peer, network, arguments)
         best[peer.library] = min(*in_turns([partial(peer.do, each)], 2))
         peer.do("forget")
@@ -150,6 +153,10 @@ def fastest(network: str, each: str, contenders: dict[str, Contender], arguments
 
 def build(contender: Contender, network: str, arguments: argparse.Namespace) -> None:
     contender.do("build", network=network, batch=arguments.batch, compiled=arguments.device == "cuda")
+
+
+def conditions(arguments: argparse.Namespace) -> str:
+    return f"{arguments.repeats} rounds, {arguments.clock} time"
 
 
 def images_a_second(times: Times, arguments: argparse.Namespace) -> str:
@@ -165,7 +172,7 @@ def prepared(arguments: argparse.Namespace) -> None:
     for network in arguments.networks:
         with ExitStack() as stack:
             rows += prepared_rows(network, stack, arguments)
-    title = f"Prepared inference, {arguments.threads} threads, batches of {arguments.batch}, {arguments.repeats} rounds"
+    title = f"Prepared inference, {arguments.threads} threads, batches of {arguments.batch}, {conditions(arguments)}"
     header = ["", "way", "images/s", "against eager, default allocator", "tuned allocator", "relative error"]
     print_table(title, header, rows)
 
@@ -173,28 +180,30 @@ def prepared(arguments: argparse.Namespace) -> None:
 def prepared_rows(network: str, stack: ExitStack, arguments: argparse.Namespace) -> Iterator[list[str]]:
     """Time one network; where only Abbe has it, against its own eager form."""
     library = "abbe" if network in PEERS else quick_peer(network, arguments)
-    pair = [start(stack, [library], arguments.threads, arguments.device, tuned=tuned)[0] for tuned in (False, True)]
-    (abbe_,) = start(stack, ["abbe"], arguments.threads, arguments.device, tuned=True)  # preparing makes the setting
+    pair = [start(stack, [library], arguments, tuned=tuned)[0] for tuned in (False, True)]
+    (abbe_,) = start(stack, ["abbe"], arguments, tuned=True)  # preparing makes the setting
     for contender in (*pair, abbe_):
         build(contender, network, arguments)
-    for way in WAYS:
+    for way in arguments.ways:
         abbe_.do("prepare", way=way)
     peers = [partial(peer.do, "forward") for peer in pair]
     default, tuned, *found = in_turns(
-        [*peers, *(partial(abbe_.do, "predict", way=way) for way in WAYS)], arguments.repeats, 2
+        [*peers, *(partial(abbe_.do, "predict", way=way) for way in arguments.ways)], arguments.repeats, 2
     )
     for name, times in (("default", default), ("tuned", tuned)):
         cells = images_a_second(times, arguments), ratio(default, times), ratio(tuned, times)
         yield [network, f"{library} eager, {name} allocator", *cells, ""]
-    for way, times in zip(WAYS, found, strict=True):
+    for way, times in zip(arguments.ways, found, strict=True):
         cells = images_a_second(times, arguments), ratio(default, times), ratio(tuned, times)
         yield [network, way, *cells, f"{abbe_.do('error', way=way):.1e}"]
 
 
 def quick_peer(network: str, arguments: argparse.Namespace) -> str:
     """Find the library whose forward is the fastest; their workers leave before others come."""
+    if len(arguments.peers) == 1:
+        return str(arguments.peers[0])
     with ExitStack() as stack:
-        started = start(stack, CLASSIFIERS, arguments.threads, arguments.device, tuned=False)
+        started = start(stack, arguments.peers, arguments, tuned=False)
         return fastest(network, "forward", {one.library: one for one in started}, arguments)
 
 
@@ -220,11 +229,11 @@ def memory(arguments: argparse.Namespace) -> None:
     for network, tuned in product(arguments.networks, allocators(arguments)):
         for library in (
             "abbe",
-            *(library for library in PEERS.get(network, CLASSIFIERS) if library in arguments.peers),
+            *(library for library in peers_of(network, arguments)),
         ):
             found = peaks(library, network, tuple(PASSES), arguments, tuned=tuned)
             rows.append([network, f"{library} eager, {ALLOCATORS[tuned]} allocator", *found])
-    for network, way in product(arguments.networks, WAYS):
+    for network, way in product(arguments.networks, arguments.ways):
         rows.append([network, way, *peaks("abbe", network, (way,), arguments, tuned=True), ""])
     header = ["", "way", *PASSES.values()]
     print_table(f"Peak memory in MiB, batches of {arguments.batch}", header, sorted(rows, key=lambda row: row[0]))
@@ -236,7 +245,7 @@ def peaks(
     """Do steps in a fresh process, passes or a prepared way; give the peak of its memory after each, in MiB."""
     found = []
     with ExitStack() as stack:
-        (contender,) = start(stack, [library], arguments.threads, arguments.device, tuned=tuned)
+        (contender,) = start(stack, [library], arguments, tuned=tuned)
         contender.do("start")
         build(contender, network, arguments)
         for step in steps:

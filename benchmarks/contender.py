@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -24,8 +25,8 @@ class Contender:
     ----------
     library
         As ``contender_worker.py`` knows it.
-    threads, device
-        Of torch.
+    arguments
+        ``threads`` and ``device`` of torch, and the ``clock``.
     tuned
         Whether it runs with Abbe's allocator setting.
 
@@ -35,11 +36,11 @@ class Contender:
         Where the library is not installed or the worker ends.
     """
 
-    def __init__(self, library: str, threads: int, device: str = "cpu", *, tuned: bool = False):
+    def __init__(self, library: str, arguments: argparse.Namespace, *, tuned: bool):
         self.library, self.tuned = library, tuned
         worker = Path(__file__).with_name("contender_worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(worker), library, str(threads), device],
+            [sys.executable, str(worker), library, str(arguments.threads), arguments.device, arguments.clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -74,9 +75,9 @@ class Contender:
         self._process.wait()
 
 
-def start(stack: ExitStack, libraries: Sequence[str], threads: int, device: str, *, tuned: bool) -> list[Contender]:
+def start(stack: ExitStack, libraries: Sequence[str], arguments: argparse.Namespace, *, tuned: bool) -> list[Contender]:
     """Start the workers of all libraries together; they end with the stack."""
-    contenders = [Contender(library, threads, device, tuned=tuned) for library in libraries]
+    contenders = [Contender(library, arguments, tuned=tuned) for library in libraries]
     for contender in contenders:
         stack.callback(contender.close)
         print(f"{contender.answer()}, {'tuned' if tuned else 'default'} allocator", file=sys.stderr, flush=True)

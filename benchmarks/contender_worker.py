@@ -1,10 +1,11 @@
 """Time the networks of one library inside their own interpreter, one command per line that arrives on standard input.
 
-    python benchmarks/contender_worker.py LIBRARY THREADS DEVICE
+    python benchmarks/contender_worker.py LIBRARY THREADS DEVICE CLOCK
 
-LIBRARY is ``abbe``, ``timm``, ``torchvision``, ``transformers`` or ``monai``. A command is one line of JSON,
+LIBRARY is ``abbe``, ``timm``, ``torchvision``, ``transformers`` or ``monai``; CLOCK ``wall``, or ``processor`` for the
+seconds that all threads compute, which other programs on the machine disturb less. A command is one line of JSON,
 ``{"do": NAME, ...}``, NAME one of the functions of :class:`Bench`; the answer is one line of JSON too. ``backbones.py``
-is the caller: it keeps one worker for each library and allocator setting, and takes rounds of all of them in turn.
+is the caller: it takes rounds of several workers in turn.
 
 Peers have their own initial weights. Abbe's are drawn anew, all of them, so that the errors of the prepared paths mean
 something: fresh vision transformers have a head of zeros, fresh ConvNeXts a layer scale that hides their blocks.
@@ -146,8 +147,9 @@ def prepared(network: nn.Module, name: str, way: str, device: str) -> Callable[[
 class Bench:
     """What the caller may ask for."""
 
-    def __init__(self, library: str, device: str):
+    def __init__(self, library: str, device: str, clock: str):
         self.library, self.device = library, device
+        self.clock = {"wall": time.perf_counter, "processor": time.process_time}[clock]
         self.name = ""
         self.network: Any = None
         self.predictors: dict[str, Any] = {}
@@ -213,10 +215,10 @@ class Bench:
 
     def _timed(self, run: Callable[[], Any]) -> float:
         self._wait()
-        begin = time.perf_counter()
+        begin = self.clock()
         run()
         self._wait()
-        return time.perf_counter() - begin
+        return self.clock() - begin
 
     def _wait(self) -> None:
         if self.device == "cuda":
@@ -234,11 +236,11 @@ def resident(line: str) -> int:
 
 
 def main() -> None:
-    library, threads, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    torch.set_num_threads(threads)
+    library, threads, device, clock = sys.argv[1:5]
+    torch.set_num_threads(int(threads))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print must not mix with the answers
-    bench = Bench(library, device)
+    bench = Bench(library, device, clock)
     print(json.dumps(f"{library} {importlib.import_module(library).__version__}"), file=answers, flush=True)
     for line in sys.stdin:
         command = json.loads(line)

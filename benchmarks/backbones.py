@@ -68,6 +68,8 @@ def parse() -> argparse.Namespace:
         if verb in (eager, prepared, memory):
             sub.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
             sub.add_argument("--peers", nargs="+", choices=CLASSIFIERS, default=CLASSIFIERS)
+            names = tuple(ALLOCATORS.values())
+            sub.add_argument("--allocators", nargs="+", choices=names, default=names)
             sub.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
             sub.add_argument(
                 "--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine"
@@ -131,7 +133,9 @@ def crew(stack: ExitStack, arguments: argparse.Namespace, *, tuned: bool) -> dic
 
 
 def allocators(arguments: argparse.Namespace) -> tuple[bool, ...]:
-    return (False,) if arguments.device == "cuda" else (False, True)
+    if arguments.device == "cuda":
+        return (False,)
+    return tuple(tuned for tuned, name in ALLOCATORS.items() if name in arguments.allocators)
 
 
 def peers_of(network: str, arguments: argparse.Namespace) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ class ViTRoPE(nn.Module):
         columns_first = grid((x.shape[2], x.shape[3]), x.device).flip(-1)  # (N, 2), x before y
         angle = angles(columns_first, self.config.width // self.config.heads, self.config.base)
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, D)
+        # a traced network keeps len(x) as a constant, but x.shape[0] free
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, 1 + N, D)
         for block in self.blocks:
             x = block(x, angle)
         return self.norm(x)

@@ -60,7 +60,7 @@ def start(field: Path, out: Path, model: Path, kind: str = "tiff") -> subprocess
 def finish(field: Path, out: Path, model: Path, kind: str = "tiff") -> list[int]:
     """Run to the end; gives the tiles that were computed."""
     process = start(field, out, model, kind)
-    printed, _ = process.communicate(timeout=120)
+    printed, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     return [int(line) for line in printed.split()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,14 @@ def test_objects_at_the_border_can_be_dropped(
     assert np.unique(found).tolist() == list(range(labels.max() - len(cut[cut > 0]) + 1))
 
 
+def contents(file: Path) -> Any:
+    """What a file holds; of an archive without the times of writing."""
+    if file.suffix != ".zip":
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        return [(member.filename, member.CRC) for member in archive.infolist()]
+
+
 def test_labels_on_the_disk_go_with_their_last_reader(
     bright: Model, plain: SegmentSettings, discs: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,10 +244,9 @@ def test_labels_on_the_disk_go_with_their_last_reader(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format", ["tiff", "zarr"])
-@pytest.mark.parametrize("axes", ["YX", "TYX", "ZYX"])
+@pytest.mark.parametrize(("axes", "format"), [("YX", "zarr"), ("TYX", "tiff"), ("ZYX", "zarr")])
 def test_labels_on_the_disk_give_the_same_files(
-    bright: Model, discs: Draw, tmp_path: Path, format: Any, axes: str, monkeypatch: pytest.MonkeyPatch
+    bright: Model, discs: Draw, tmp_path: Path, axes: str, format: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = SegmentSettings(device="cpu", precision="exact", tile=96, diameter=16, z="all", time="all")
     monkeypatch.setattr(stored_labels, "CHUNK", 64)
@@ -251,7 +259,7 @@ def test_labels_on_the_disk_give_the_same_files(
         assert bright.path is not None
         segment_files([tmp_path / "a.ome.tif"], Outputs(out, rois=True, format=format), bright.path, chosen)
         files = [file for file in out.rglob("*") if file.is_file() and file.relative_to(out).parts[0][0] in "ao"]
-        written.append({str(file.relative_to(out)): file.read_bytes() for file in files})
+        written.append({str(file.relative_to(out)): contents(file) for file in files})
     assert written[0] == written[1]
 
 

@@ -105,12 +105,12 @@ class ZarrLabels:
         self.largest = max(self.largest, _checked(block, base.dtype, self._name))
         base[tuple(map(slice, first, ends))] = block.astype(base.dtype, copy=False)
 
-    def take(self, labels: StoredLabels) -> bool:
+    def take(self, labels: StoredLabels, largest: int) -> bool:
         """Take a whole image that lies on the disk in the same chunks without writing them again, if it does."""
         if labels.shape != self._pyramid.base.shape or not laid_out_alike(labels.array, self._pyramid.base):
             return False
         share_chunks(labels.array, self._pyramid.base)
-        self.largest = labels.max()
+        self.largest = largest
         return True
 
     def finish(self, largest: int | None = None) -> None:
@@ -152,10 +152,11 @@ def write_labels_zarr(
     AbbeError
         If the values are no labels, or the folder cannot be written.
     """
-    dtype = smallest_unsigned(_checked(labels, np.dtype(np.uint64), str(path)))
+    largest = _checked(labels, np.dtype(np.uint64), str(path))
+    dtype = smallest_unsigned(largest)
     options: dict[str, Any] = {"axes": axes, "dtype": dtype, "version": version, "shards": shards}
     with zarr_labels(path, labels.shape, pixel_size, overwrite=overwrite, **options) as target:
-        if isinstance(labels, StoredLabels) and target.take(labels):
+        if isinstance(labels, StoredLabels) and target.take(labels, largest):
             return Path(path)
         for box in blocks(labels.shape, target.unit):
             target.write([part.start for part in box], labels[box])

@@ -71,7 +71,7 @@ def evaluate_model(
     for pair in pairs:
         truth = read_truth(pair, model.dimensions)
         found = model.predict(pair.image, settings, measure=False).labels
-        matches.append(match(truth["labels"], found, truth["ignore"]))
+        matches.append(match(truth["labels"], np.asarray(found), truth["ignore"]))
     rows = [
         {"image": pair.name, "annotated": m.n_truth, "found": m.n_predicted, "ap50": scores([m])["ap50"]}
         for pair, m in zip(pairs, matches, strict=True)
@@ -135,7 +135,7 @@ def measure(
 ) -> dict[str, float]:
     """Segment every image as a user would, and score it against its annotation."""
     model = Model(method, description)
-    decoded = [{"labels": model.predict(pair.image, settings, measure=False).labels} for pair in pairs]
+    decoded = [{"labels": np.asarray(model.predict(pair.image, settings, measure=False).labels)} for pair in pairs]
     return method.score(decoded, truth)
 
 

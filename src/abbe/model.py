@@ -137,7 +137,7 @@ class Model:
         store = None
         if work is not None and len(job) > 1:
             store = TileStore(work / "tiles", {"grid": job.grid, "scale": job.scale, **self.identity(settings)})
-        canvas, table = Canvas(series.shape + job.shape, work), ObjectTable(work)
+        canvas, table = Canvas(job.shape, series.shape, work), ObjectTable(work)
         numbering = Numbering(job.shape, settings.drop_border)
         for done, (frame, together) in enumerate(job.objects(job.parts(store, fill)), 1):
             finished = numbering.renumber(together, frame)
@@ -148,7 +148,7 @@ class Model:
             if progress is not None:
                 progress(done / len(job))
         origin = Origin(self.name, self.identity(settings), self.record(), job.predictor.device)
-        return Segmentation(series, canvas, table, origin, job.scale, time.perf_counter() - start)
+        return Segmentation(series, canvas.finish(), table, origin, job.scale, time.perf_counter() - start)
 
     def plan(self, image: Any, settings: SegmentSettings | None = None) -> Plan:
         """Say what :meth:`predict` would do with an image, and what that would take."""

@@ -153,4 +153,7 @@ def _refuse_foreign(path: Path) -> None:
     if start[8:9] == b"{":  # behind the length of safetensors' header, which may begin with any byte
         return
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
-        raise AbbeError(f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors")
+        raise AbbeError(
+            f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors, and "
+            "`abbe convert` makes them of published weights"
+        )

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from abbe.learn import train_recipe
 from abbe.methods.backbones.unet_residual import VARIANTS, UNetResidual, build
+from abbe.methods.catalog import entry, module_of
 from abbe.methods.segmentation.instances import InstancesConfig, InstanceSegmentation
 from abbe.model import Model, load_model
 from abbe.settings import SegmentSettings
@@ -97,6 +98,27 @@ def bright(bright_file: Path) -> Model:
 def plain() -> SegmentSettings:
     """The same arithmetic on every machine."""
     return SegmentSettings(device="cpu", precision="exact")
+
+
+@pytest.fixture(scope="session")
+def backbone_file(randomised: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Write a model file of a network of whole pictures with random weights; its description as told."""
+
+    def write(network: str = "resnet_tiny", size: int = 32, **told: Any) -> Path:
+        file = module_of(entry(network).file)
+        built = randomised(file.build(file.VARIANTS[network]))
+        description = Description(
+            name=told.pop("name", "backbone"),
+            network=network,
+            config=dataclasses.asdict(file.VARIANTS[network]),
+            objective="classification",
+            options={"size": size} if size else {},
+            **{"normalization": {"kind": "range"}, "licence": "CC0", "abbe": "0"} | told,
+        )
+        tensors = {f"network.{name}": tensor for name, tensor in built.state_dict().items()}
+        return save_model(tmp_path_factory.mktemp("backbones") / "backbone.safetensors", tensors, description)
+
+    return write
 
 
 def bright_network(network: UNetResidual) -> UNetResidual:

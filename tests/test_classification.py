@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import abbe
-from abbe import classification
-from abbe.classification import Classifier, boxes_of
+from abbe.classification import Classifier
 from abbe.data.class_samples import read_picture
 from abbe.data.image import Image
 from abbe.data.squares import square
@@ -44,18 +41,8 @@ def tiled(textures: Any) -> tuple[np.ndarray, np.ndarray]:
 def test_pictures_are_seen_as_in_training(classifier: Classifier, texture_folder: Path) -> None:
     path = texture_folder / "fine" / "g0_1.tif"
     seen = classifier.picture(abbe.read(path).planar())
-    trained = square(read_picture(path, classifier.normalization.normalize, 1), 24, "crop")
+    trained = square(read_picture(path, classifier.views().normalization.normalize, 1), 24, "crop")
     assert np.allclose(seen, trained, atol=1e-6)
-
-
-def test_images_too_large_to_read_at_once_are_seen_alike(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = np.random.default_rng(0).integers(0, 999, (2, 90, 130)).astype(np.uint16)
-    frame = Image(pixels[:1], "CYX", name="large")
-    whole = classifier.picture(frame)
-    monkeypatch.setattr(classification, "AT_ONCE", 130 * 7)
-    assert np.allclose(classifier.picture(frame), whole, atol=1e-4)
 
 
 def test_the_class_of_an_image_and_of_every_frame(texture_run: Path, texture_folder: Path, textures: Any) -> None:
@@ -101,18 +88,6 @@ def test_classes_join_the_measurements(texture_run: Path, tiled: tuple[np.ndarra
     with pytest.raises(AbbeError, match="classes are told of planes; choose with --z"):
         solid = np.stack([labels, labels])
         abbe.classify(np.stack([image, image]), texture_run, objects=abbe.read(solid, axes="ZYX"), axes="ZYX", **PLAIN)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 999), st.lists(st.integers(1, 2**31 - 1), min_size=0, max_size=5, unique=True))
-def test_boxes_hold_their_objects_whatever_the_numbers(seed: int, numbers: list[int]) -> None:
-    generator = np.random.default_rng(seed)
-    labels = generator.choice(np.array([0, *numbers], np.int64), (9, 11)).astype(np.int32)
-    found, boxes = boxes_of(labels)
-    assert found.tolist() == [n for n in sorted(numbers) if (labels == n).any()]
-    for number, box in zip(found, boxes, strict=True):
-        places = np.nonzero(labels == number)
-        assert box == tuple((int(along.min()), int(along.max()) + 1) for along in places)
 
 
 def test_models_of_the_other_kind_are_refused(bright: Model, classifier: Classifier, texture_folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -107,12 +107,25 @@ def _description(network: str, name: str, adopted: Adopted) -> Description:
         abbe=__version__,
     )
     record = adopted.record
+    if description.objective == "classification":
+        _tell_input(description, record)
     if record is not None:
         description.licence = record.licence
         description.data = [f"{record.data}, as {record.address}"]
-        description.colours = {"mean": list(record.mean), "std": list(record.std), "size": record.size}
         description.metrics = {f"{record.tested}, as published": {"top-1 %": record.top1}} if record.top1 else {}
     return description
+
+
+def _tell_input(description: Description, record: Published | None) -> None:
+    """Say in a description how pictures come to the network: their side, and their values as the publisher had them."""
+    config = description.config
+    size = record.size if record is not None else config.get("image_size", 0)
+    description.options = {"size": size} if size else {}
+    if record is not None:
+        channels = config["in_channels"]
+        colours = {"mean": fit_colours(record.mean, channels), "std": fit_colours(record.std, channels)}
+        description.colours = {**colours, "size": record.size}
+        description.normalization = {"kind": "range"}
 
 
 def _config(name: str, fields: Mapping[str, Any]) -> Any:
@@ -182,6 +195,13 @@ def fit_channels(filters: torch.Tensor, channels: int) -> torch.Tensor:
         return filters.sum(1, keepdim=True)
     turns = torch.arange(channels) % present
     return filters[:, turns] * (present / channels)
+
+
+def fit_colours(values: Sequence[float], channels: int) -> list[float]:
+    """Give the mean or deviation of each channel where a first layer was made to take others: see `fit_channels`."""
+    if channels == 1:
+        return [sum(values) / len(values)]
+    return [values[channel % len(values)] for channel in range(channels)]
 
 
 def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> Tensors:

@@ -16,19 +16,21 @@ from abbe.data.image import describe
 from abbe.data.masks import read_masks
 from abbe.data.read import read
 from abbe.data.select import select
+from abbe.embedding import Embedder, embed_image
 from abbe.errors import AbbeError
 from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.segmentation import Segmentation
-from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
 
 __all__ = [
     "classify",
     "convert",
     "create",
+    "embed",
     "evaluate",
     "info",
     "load",
@@ -181,6 +183,37 @@ def classify(image: Any, model: str | Path | Model, objects: Any = None, **setti
     if objects is not None:
         return find_object_classes(classifier, objects, image, chosen)[1]
     return classifier.images(select(image, chosen, 2), chosen)
+
+
+def embed(image: Any, model: str | Path | Model, objects: Any = None, **settings: Any) -> pd.DataFrame:
+    """Give the vector of an image, or of every object in it: what a network knows before it names a class.
+
+    Parameters
+    ----------
+    image
+        A path, an array, or what :func:`read` gave.
+    model
+        Name or file of a classifier, or of published weights that :func:`convert` has stored; or what :func:`load`
+        gave.
+    objects
+        A label image, (Y, X) or a path: its objects get a vector each, in place of the whole image.
+    **settings
+        Fields of :class:`~abbe.settings.EmbedSettings`, such as ``layer="stages.2"``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for the image (with ``z="all"`` or ``time="all"`` one for each frame), or for each object, and the columns
+        v0, v1, ...; ``to_numpy()`` gives the vectors (N, D), float32. The index is the label of the object, and the
+        time point and the plane where there are several.
+
+    Raises
+    ------
+    AbbeError
+        When the image cannot be read or does not fit the model, or the model gives no vectors.
+    """
+    loaded = model if isinstance(model, Model) else load(model)
+    return embed_image(Embedder(loaded, build_config(EmbedSettings, settings, "embed")), image, objects)
 
 
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:

@@ -12,14 +12,18 @@ from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
 from abbe.class_batch import ClassBatch, classify_one, truth_of_images
 from abbe.classification import Classifier, find_object_classes, object_sections
 from abbe.cluster import Cluster
+from abbe.data.classes import read_rows
 from abbe.data.inputs import Input, find_images
 from abbe.data.masks import find_mask, read_masks
 from abbe.data.select import select
+from abbe.data.vectors import VectorFormat, choose_format
+from abbe.embed_batch import EmbedBatch, embed_one
+from abbe.embedding import Embedder
 from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
 
 Tell = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -203,6 +207,69 @@ def classify_files(
         return find_object_classes(classifier, given(path), path, chosen)[0]
 
     return batch.run(found, find, tell)
+
+
+def embed_files(
+    inputs: Sequence[str | Path],
+    outputs: Outputs,
+    model: str | Path,
+    settings: EmbedSettings | None = None,
+    *,
+    objects: Path | None = None,
+    truth: Path | None = None,
+    format: VectorFormat = "auto",
+    command: Sequence[str] = ("abbe.embed_files",),
+    tell: Tell = logger.info,
+) -> BatchResult:
+    """Compute the vectors of many images, or of the objects in them, into a folder with a file of them and a report.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders, patterns, addresses of OME-Zarr.
+    outputs
+        Where to write.
+    model
+        Name or file of a classifier, or of published weights that ``convert`` has stored.
+    settings
+        Options for all images.
+    objects
+        Folder of label images, found as :func:`measure_files` finds them: every object gets a vector.
+    truth
+        CSV file with the known classes, which the map shows: the columns image and class, for objects label too.
+        Without it the map shows the folders of the images.
+    format
+        Of the vectors: Parquet; NPY with the table vectors.csv; or CSV. "auto" is Parquet where pyarrow is installed,
+        else NPY.
+    command
+        What to call the run in its record.
+    tell
+        Gets a line for every image.
+
+    Raises
+    ------
+    AbbeError
+        When the inputs lead to nothing, or model, labels or folder cannot be used.
+    """
+    chosen, kind = settings or EmbedSettings(), choose_format(format)
+    found, loaded = find_images(inputs), load_model(model)
+    embedder = Embedder(loaded, chosen)
+    if truth is not None:
+        read_rows(truth, ("image", "class") if objects is None else ("image", "label", "class"))
+    given = None if objects is None else _masks_of(found, objects)
+    batch = EmbedBatch(
+        outputs,
+        loaded.identity(chosen) | {"objects": str(objects or "")},
+        f"Vectors of {'' if objects is None else 'objects in '}{_images(len(found))}",
+        command,
+        loaded.record(),
+        embedder.model.predictor(chosen).device,
+        embedder=embedder,
+        kind=kind,
+        objects=objects is not None,
+        truth=truth,
+    )
+    return batch.run(found, lambda path, work: embed_one(embedder, path, given and given(path), work), tell)
 
 
 def _masks_of(found: Sequence[Input], labels: Path) -> Callable[[Path | str], Path]:

@@ -72,3 +72,17 @@ class ClassifySettings(ImageSettings, ComputeSettings):
     """Side in pixels of the square cut around an object, in place of what the model says."""
     object_margin: float | None = None
     """Context on each side of an object, as a share of its longer side, in place of what the model says."""
+    contrast: Literal["model", "range", "percentile"] = "model"
+    """How grey values become 0 to 1: as the model says; by what the file's type can hold; by percentiles of the image,
+    which shows weights of photographs a 12-bit image in a 16-bit file as more than black."""
+
+
+@dataclass(frozen=True)
+class EmbedSettings(ClassifySettings):
+    """Everything that changes the vector of an image or of an object."""
+
+    layer: str | None = None
+    """Layer whose features are taken, such as stages.2, blocks.5 or patches; those before the last layer unless
+    given."""
+    size: int | None = None
+    """Side in pixels of the square that the network sees, in place of what the model says."""

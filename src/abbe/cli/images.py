@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from abbe.display import Display, close, print_line, spell
-from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
@@ -151,6 +151,55 @@ def classify(
             settings,
             objects=objects,
             truth=labels,
+            command=["abbe", *sys.argv[1:]],
+            tell=display.tell,
+        )
+    return close(result)
+
+
+def embed(
+    images: list[str],
+    /,
+    *,
+    model: str,
+    out: Path = Path("abbe-results"),
+    objects: Path | None = None,
+    labels: Path | None = None,
+    settings: Annotated[EmbedSettings | None, Flat] = None,
+    format: Literal["auto", "parquet", "npy", "csv"] = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Compute a vector for each image, or for every object in them, and show what is alike in report.html.
+
+    Parameters
+    ----------
+    images
+        Files, folders (with all below them), patterns, or addresses of OME-Zarr.
+    model
+        A model of classes: a file, or the folder of a training; or published weights that `abbe convert` has stored.
+    out
+        Folder for the results.
+    objects
+        Folder of label masks (<stem>_labels.tif, <stem>_mask.png or <stem>.tif): a vector for every object of them.
+    labels
+        CSV file of known classes with the columns image and class, for objects label too: colours of the map.
+    format
+        Of the vectors; auto is Parquet where pyarrow is installed (the extra "embed"), else NPY with a CSV beside it.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.batch import Outputs
+    from abbe.folders import embed_files
+
+    with Display() as display:
+        result = embed_files(
+            images,
+            Outputs(out, overwrite=overwrite),
+            model,
+            settings,
+            objects=objects,
+            truth=labels,
+            format=format,
             command=["abbe", *sys.argv[1:]],
             tell=display.tell,
         )

@@ -27,8 +27,9 @@ Region = Callable[[Box], np.ndarray]
 class Normalization:
     """How grey values become network input; it travels with the model."""
 
-    kind: Literal["percentile", "minmax", "zscore", "none"] = "percentile"
-    """percentile: ``low`` to 0 and ``high`` to 1; minmax: the extremes; zscore: mean 0, deviation 1; none: as is."""
+    kind: Literal["percentile", "minmax", "zscore", "range", "none"] = "percentile"
+    """percentile: ``low`` to 0 and ``high`` to 1; minmax: the extremes; zscore: mean 0, deviation 1; range: what a type
+    of 8 or 16 bits can hold to 0 and 1, fractions between these as they are, others by percentiles; none: as is."""
     low: float = 1.0
     """Percentile that becomes 0."""
     high: float = 99.8
@@ -46,7 +47,8 @@ class Normalization:
         base = _base(rows) if self.kind != "none" else None
         if base is not None:
             rows = distance(rows, base[:, None])
-        pairs = [self._range(row[np.isfinite(row)] if row.dtype.kind == "f" else row) for row in rows]
+        ends = range_of(pixels) if self.kind == "range" else None
+        pairs = [ends or self._range(row[np.isfinite(row)] if row.dtype.kind == "f" else row) for row in rows]
         offset, scale = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
         return Statistics(offset, scale, base)
 
@@ -102,6 +104,19 @@ class Statistics:
         if pixels.dtype.kind == "f":
             np.nan_to_num(normalised, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return normalised
+
+
+def range_of(pixels: np.ndarray) -> tuple[float, float] | None:
+    """Offset and scale of what a type of up to 16 bits can hold, or of fractions from 0 to 1; None for other values."""
+    if pixels.dtype == bool:
+        return 0.0, 1.0
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2:
+        ends = np.iinfo(pixels.dtype)
+        return float(ends.min), float(ends.max) - float(ends.min)
+    if pixels.dtype.kind != "f":
+        return None
+    finite = pixels[np.isfinite(pixels)]
+    return (0.0, 1.0) if finite.size == 0 or (finite.min() >= 0 and finite.max() <= 1) else None
 
 
 def distance(values: np.ndarray, base: np.ndarray) -> np.ndarray:

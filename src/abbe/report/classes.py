@@ -137,9 +137,11 @@ def choose_for_sheet(classes: Sequence[str], probability: Sequence[float], most:
     return chosen
 
 
-def class_sheet(pictures: Sequence[np.ndarray], captions: Sequence[str], side: int = SIDE) -> np.ndarray:
+def class_sheet(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], side: int = SIDE, columns: int | None = None
+) -> np.ndarray:
     """Lay pictures (Y, X, 3) uint8 of at most ``side`` pixels side by side, each under its caption."""
-    columns = max(1, math.ceil(math.sqrt(len(pictures) * 1.5)))
+    columns = columns or max(1, math.ceil(math.sqrt(len(pictures) * 1.5)))
     rows = max(1, math.ceil(len(pictures) / columns))
     step = side + CAPTION + GAP, side + GAP
     sheet = np.full((rows * step[0] + GAP, columns * step[1] + GAP, 3), SHEET, np.uint8)

@@ -6,6 +6,7 @@ Every function returns a ``<figure>`` whose texts are escaped; numbers that are 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -18,6 +19,15 @@ MAX_BARS = 40
 TAIL = 99.5
 """Percentile that a histogram's axis reaches where a few values lie far beyond it."""
 COLOUR, ACCENT = "#1f7a8c", "#d1495b"
+MAP, MARGIN = (880, 620), 16
+"""Width and height of a map of dots, and how far they stay off its border."""
+GROUPS = (
+    *("#1f7a8c", "#e07a1f", "#7a5cc4", "#3a9d4a", "#d1495b", "#2f6fd0"),
+    *("#b08900", "#c44fa8", "#6b8e23", "#8c5a3c", "#18a999", "#c2185b"),
+)
+"""Colours of the largest groups on a map, to be told apart on white and on black."""
+OTHERS = "#8a949b"
+"""Colour of all other groups."""
 
 
 def histogram(numbers: Sequence[float] | np.ndarray, label: str, unit: str = "") -> str:
@@ -102,6 +112,51 @@ def reliability(
     return _figure("Reliability", note, [plot.axes("confidence", "share that is right"), honest, *dots])
 
 
+def scatter(points: np.ndarray, names: Sequence[str], groups: Sequence[str], label: str, note: str = "") -> str:
+    """Draw a map of dots, which has no axes: only near and far count.
+
+    Parameters
+    ----------
+    points
+        (N, 2).
+    names
+        What to say of each dot when the pointer rests on it.
+    groups
+        What each belongs to: the largest groups have colours and stand in a legend. Empty for none.
+    label, note
+        Title, and what follows it.
+    """
+    if not len(points):
+        return _empty(label)
+    known = [group for group, _ in Counter(group for group in groups if group).most_common()]
+    colours = dict(zip(sorted(known[: len(GROUPS)]), GROUPS))
+    (across, up), (width, height) = np.asarray(points, np.float64).T, MAP
+    xs, ys = MARGIN + _share(across) * (width - 2 * MARGIN), height - MARGIN - _share(up) * (height - 2 * MARGIN)
+    radius = 5 if len(points) <= 300 else 3
+    dots = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" fill-opacity="0.75">'
+        f"<title>{escape(name)}</title></circle>"
+        for x, y, name, colour in zip(xs, ys, names, _colours(groups, colours, len(points)), strict=True)
+    ]
+    legend = dict(colours) | ({"others": OTHERS} if len(known) > len(colours) or "" in groups else {})
+    keys = "".join(
+        f'<span class="key"><i style="background: {colour}"></i>{escape(name)}</span> '
+        for name, colour in (legend.items() if known else ())
+    )
+    return _figure(label, note, dots, MAP, keys)
+
+
+def _share(values: np.ndarray) -> np.ndarray:
+    """Place values between the smallest, 0, and the largest, 1."""
+    low, high = _widened((float(values.min()), float(values.max())))
+    return (values - low) / (high - low)
+
+
+def _colours(groups: Sequence[str], colours: dict[str, str], number: int) -> list[str]:
+    """Give every dot its colour; all have the same where there are no groups."""
+    return [colours.get(group, OTHERS) for group in groups] if any(groups) else [COLOUR] * number
+
+
 class _Plot:
     """The map from data to the drawing, and what is drawn with it."""
 
@@ -166,11 +221,13 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _figure(title: str, note: str, body: Sequence[str]) -> str:
-    about = escape(f"{title}. {note}" if note else title)
+def _figure(
+    title: str, note: str, body: Sequence[str], extents: tuple[int, int] = (WIDTH, HEIGHT), keys: str = ""
+) -> str:
+    about, (width, height) = escape(f"{title}. {note}" if note else title), extents
     return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{about}" font-family="system-ui, sans-serif" '
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b> <span>{escape(note)}</span> {keys}</figcaption>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{about}" font-family="system-ui, sans-serif" '
         f'font-size="11">{"".join(body)}</svg></figure>'
     )
 

@@ -42,7 +42,8 @@ class Description:
     pixel_size: tuple[float, ...] | None = None
     """µm per pixel that it works at, where the method demands one."""
     colours: dict[str, Any] = field(default_factory=dict)
-    """Of published weights: ``mean`` and ``std`` of each channel, taken off an image in 0 to 1; ``size`` in pixels."""
+    """Of published weights: ``mean`` and ``std`` of each channel, applied to the normalised image, and ``size``, the
+    side in pixels at which they were tested."""
     stains: str = "off"
     """Dyes that colour images are taken apart into for it, as :class:`abbe.settings.StainSettings` has them."""
     recipe: str = ""
@@ -154,4 +155,7 @@ def _refuse_foreign(path: Path) -> None:
     if start[8:9] == b"{":  # behind the length of safetensors' header, which may begin with any byte
         return
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
-        raise AbbeError(f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors")
+        raise AbbeError(
+            f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors, and "
+            "`abbe convert` makes them of published weights"
+        )

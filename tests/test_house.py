@@ -40,6 +40,7 @@ ROOMS = (
         "learn_classes",
         "learn",
         "cards",
+        "export",
         "checkup",
         "demo",
         "folders",

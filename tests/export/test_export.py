@@ -22,6 +22,7 @@ from abbe.export.subject import find_subject
 from abbe.export.verify import LIMIT, Run, simulate
 from abbe.methods.backbones.classification import Classification, ClassificationOptions
 from abbe.methods.backbones.resnet import VARIANTS, build
+from abbe.model import Model
 from abbe.weights.file import Description, save_model
 
 ONNX_MISSING = "onnx, onnxruntime or onnxscript is not installed"
@@ -36,6 +37,8 @@ NETWORKS = {
     "unet_2015_tiny": "probabilities",
     "unet_3d_tiny": "foreground",
 }
+QUICK = {"resnet_tiny", "vit_rope_tiny", "roformer_tiny"}
+"""Those that are tried every time; a conversion takes seconds."""
 OF_ONE_SIZE = {"vit_patch4_tiny"}
 """Networks whose graph depends on the extents."""
 
@@ -71,7 +74,9 @@ def saves(folder: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ onnx
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
 def test_onnx_computes_what_the_network_computes(name: str, onnx: Any, tmp_path: Path) -> None:
     written = export(name, "onnx", tmp_path / "a.onnx")
     assert written.difference <= LIMIT
@@ -84,14 +89,14 @@ def test_onnx_computes_what_the_network_computes(name: str, onnx: Any, tmp_path:
     assert saves(tmp_path) == ["a.onnx"]
 
 
-def test_an_onnx_file_says_what_a_reader_needs(onnx: Any, bright_file: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_says_what_a_reader_needs(onnx: Any, bright: Model, bright_file: Path, tmp_path: Path) -> None:
     written = export(bright_file, "onnx", tmp_path / "bright.onnx")
     model = onnx.load(written.path)
     onnx.checker.check_model(model)
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert facts["abbe.licence"] == "CC0"
     assert json.loads(facts["abbe.normalization"])["high"] == 99.8
-    assert json.loads(facts["abbe.geometry"])["multiple"] == [8, 8] or json.loads(facts["abbe.geometry"])["multiple"]
+    assert json.loads(facts["abbe.geometry"]) == json.loads(json.dumps(asdict(bright.method.geometry)))
     assert [opset.version for opset in model.opset_import if not opset.domain] == [OPSET]
     assert [output.name for output in model.graph.output] == ["foreground", "depth"]
 
@@ -108,7 +113,13 @@ def test_a_classifier_is_written_with_its_temperature(onnx: Any, classifier: Pat
 # -------------------------------------------------------------------------------------------------- openvino
 
 
-@pytest.mark.parametrize("name", ["unet_residual_tiny", "unet_3d_tiny", "vit_rope_tiny", "internimage_micro"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("unet_residual_tiny", "unet_3d_tiny", "vit_rope_tiny"),
+        pytest.param("internimage_micro", marks=pytest.mark.slow),
+    ],
+)
 def test_openvino_computes_what_the_network_computes(name: str, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     written = export(name, "openvino", tmp_path / "a.xml")

@@ -82,7 +82,7 @@ def write_package(subject: Subject, paths: Sequence[Path], free: bool) -> Run:
 def _fill(folder: Path, subject: Subject, free: bool) -> dict[str, Any]:
     """Write the files of the package, and give its description."""
     write_onnx(subject, [folder / WEIGHTS], free)
-    sample = simulate(subject, 1, smallest(subject) if free else subject.extents)
+    sample = simulate(subject, 1, subject.smallest if free else subject.extents)
     maps = subject.plain(sample.ready)
     np.save(folder / INPUT, sample.raw)
     for name, values in zip(subject.outputs, maps, strict=True):
@@ -100,14 +100,6 @@ def _pack(folder: Path, described: dict[str, Any], path: Path) -> None:
         if isinstance(model, InvalidDescr):
             raise AbbeError(f"{described['name']}: the package does not pass bioimageio.spec; {model.get_reason()}")
         save_bioimageio_package(model, output_path=path)
-
-
-def smallest(subject: Subject) -> tuple[int, ...]:
-    """Give the smallest extents of the input of which something is left without the halo; of a test image as well."""
-    if subject.geometry.halo is None:
-        return subject.extents
-    around = [context(subject.geometry, axis) for axis in range(len(subject.axes))]
-    return subject.fitted([2 * halo + step for halo, step in zip(around, subject.geometry.multiple, strict=True)])
 
 
 # ------------------------------------------------------------------------------------------------ description

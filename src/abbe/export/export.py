@@ -141,4 +141,5 @@ def _extents(subject: Subject, free: bool) -> str:
     if set(steps) == {1}:
         return f"{what} of any extents in {batches}"
     terms = [f"{step} k + {more}" if more else f"{step} k" for step, more in zip(steps, rest, strict=True)]
-    return f"{what} of extents {' x '.join(terms)} in {batches}"
+    least = f" from {' x '.join(map(str, subject.smallest))} on" if subject.geometry.crops else ""
+    return f"{what} of extents {' x '.join(terms)}{least} in {batches}"

@@ -23,7 +23,7 @@ from abbe.model import Model, build_method, load_model
 from abbe.tiling.grid import context, fit
 from abbe.tiling.prepare import prepared_copy
 from abbe.weights.file import Description
-from abbe.weights.records import RECORDS
+from abbe.weights.records import RECORDS, find_model
 
 REFUSED = {"translation": "it searches its answer token by token, in a loop that a graph of layers does not hold"}
 """Objectives that no graph can hold, and why."""
@@ -143,6 +143,14 @@ class Subject:
         lost = [context(geometry, axis) if geometry.crops else 0 for axis in range(len(self.axes))]
         return self.fitted([2 * around + 4 * step for around, step in zip(lost, geometry.multiple, strict=True)])
 
+    @property
+    def smallest(self) -> tuple[int, ...]:
+        """Smallest extents of the input of which something is left without the halo."""
+        if self.geometry.halo is None:
+            return self.extents
+        around = [context(self.geometry, axis) for axis in range(len(self.axes))]
+        return self.fitted([2 * halo + step for halo, step in zip(around, self.geometry.multiple, strict=True)])
+
     def fitted(self, extents: list[int]) -> tuple[int, ...]:
         """Give the smallest extents that the network takes, none below the given ones."""
         steps = zip(extents, self.geometry.multiple, self.geometry.remainder, strict=True)
@@ -224,15 +232,14 @@ def find_subject(model: str | Path | Model) -> Subject:
     AbbeError
         When there is no such model, it cannot be read, or it is none that a graph can hold.
     """
-    if isinstance(model, Model):
-        return _checked(Subject(model.description, model.method, False, False))
     name = str(model)
-    if name in ENTRIES and name not in RECORDS and not Path(name).expanduser().exists():
+    if not isinstance(model, Model) and name in ENTRIES and not Path(name).expanduser().exists():
         _refuse(name, ENTRIES[name].objective)
         description = Description(name=name, network=name, abbe=__version__)
         return Subject(description, drawn_method(description), True, False)
-    loaded = load_model(model)
-    return _checked(Subject(loaded.description, loaded.method, False, name in RECORDS))
+    loaded = model if isinstance(model, Model) else load_model(model)
+    _refuse(loaded.name, loaded.description.objective or entry(loaded.description.network).objective)
+    return Subject(loaded.description, loaded.method, False, loaded.path in map(find_model, RECORDS))
 
 
 def drawn_method(description: Description) -> Any:
@@ -247,11 +254,6 @@ def drawn_method(description: Description) -> Any:
             for parameter in method.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return method
-
-
-def _checked(subject: Subject) -> Subject:
-    _refuse(subject.name, subject.description.objective or subject.entry.objective)
-    return subject
 
 
 def _refuse(name: str, objective: str) -> None:

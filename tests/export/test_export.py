@@ -148,9 +148,7 @@ def test_what_differs_is_not_written(monkeypatch: pytest.MonkeyPatch, bright_fil
     assert saves(tmp_path) == []
 
 
-def test_extents_are_fixed_where_only_those_are_right(
-    monkeypatch: pytest.MonkeyPatch, bright_file: Path, tmp_path: Path
-) -> None:
+def test_pictures_get_one_size_where_only_that_is_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def write(subject: Any, paths: Sequence[Path], free: bool) -> Run:
         if free:
             raise RuntimeError("not with these layers")
@@ -158,8 +156,10 @@ def test_extents_are_fixed_where_only_those_are_right(
         return subject.plain
 
     monkeypatch.setitem(FORMATS, "onnx", Format((".onnx",), lambda: None, write, lambda: "itself"))
-    written = export(bright_file, "onnx", tmp_path / "a.onnx")
-    assert "images of 32 x 32 in batches of any number" in str(written)
+    written = export("resnet_tiny", "onnx", tmp_path / "a.onnx")
+    assert "images of 224 x 224 in batches of any number" in str(written)
+    with pytest.raises(AbbeError, match="unet_2015_tiny: cannot be written as onnx .RuntimeError: not with these"):
+        export("unet_2015_tiny", "onnx", tmp_path / "b.onnx")
 
 
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError("no such operator\nand much more")])

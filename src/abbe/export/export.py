@@ -113,14 +113,19 @@ def _paths(path: Path, chosen: Format) -> list[Path]:
 
 
 def _write(subject: Subject, chosen: Format, paths: Sequence[Path], to: str) -> tuple[bool, float]:
-    """Write with free extents if that is exact, else for one size; gives which, and the difference that is left."""
-    for free in (True, False) if subject.takes_any_size else (False,):
+    """Write with free extents, or for one size; gives which, and the difference that is left.
+
+    Networks for whole pictures are tried with free extents first. Maps of one size would be of no use to anybody.
+    """
+    choices = (True,) * subject.takes_any_size + (False,) * (subject.geometry.halo is None)
+    for free in choices:
+        last = free is choices[-1]
         try:
             found = largest_difference(subject, chosen.write(subject, paths, free), free)
         except AbbeError:
             raise
         except Exception as error:  # exporters raise whatever their parts do
-            if free:
+            if not last:
                 continue
             reason = str(error).strip().partition("\n")[0]
             raise AbbeError(f"{subject.name}: cannot be written as {to} ({type(error).__name__}: {reason})") from error

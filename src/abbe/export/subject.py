@@ -239,7 +239,7 @@ def find_subject(model: str | Path | Model) -> Subject:
         return Subject(description, drawn_method(description), True, False)
     loaded = model if isinstance(model, Model) else load_model(model)
     _refuse(loaded.name, loaded.description.objective or entry(loaded.description.network).objective)
-    return Subject(loaded.description, loaded.method, False, loaded.path in map(find_model, RECORDS))
+    return Subject(loaded.description, loaded.method, False, loaded.path in [find_model(name) for name in RECORDS])
 
 
 def drawn_method(description: Description) -> Any:

@@ -26,7 +26,7 @@ from abbe.export.onnx_file import OPSET, require_onnx, run_onnx, write_onnx
 from abbe.export.subject import Subject
 from abbe.export.verify import Run, Sample, quiet, simulate
 from abbe.tiling.grid import context
-from abbe.weights.records import read_card
+from abbe.weights.records import RECORDS, read_card
 
 FORMAT = "0.5.3"
 """Of the description; the tools bring it to the newest that they know."""
@@ -110,7 +110,8 @@ def describe(subject: Subject, sample: Sample, maps: list[np.ndarray], free: boo
     known, described = subject.entry, subject.description
     licence = _spdx(described.licence)
     doi = known.paper.partition(":")[2] if known.paper.startswith("doi:") else _doi_of_arxiv(known.paper)
-    summary = f"{known.task} with {described.network}; {described.licence or 'licence unknown'}"
+    task = RECORDS[subject.name].summary if subject.bundled else f"{known.task} with {described.network}"
+    summary = f"{task}; {described.licence or 'licence unknown'}"
     return {
         "type": "model",
         "format_version": FORMAT,

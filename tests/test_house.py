@@ -43,6 +43,7 @@ ROOMS = (
         "learn_classes",
         "learn",
         "cards",
+        "export",
         "checkup",
         "demo",
         "folders",

@@ -32,6 +32,7 @@ __all__ = [
     "create",
     "embed",
     "evaluate",
+    "export",
     "info",
     "load",
     "measure",
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from abbe.export.export import Exported
     from abbe.learn import Trained
 
 
@@ -102,6 +104,33 @@ def convert(weights: str | Path, to: str | Path, network: str | None = None, **c
         As for :func:`create`.
     """
     return convert_weights(weights, to, network, config)
+
+
+def export(model: str | Path | Model, to: str, out: str | Path | None = None, *, overwrite: bool = False) -> Exported:
+    """Write a model for other engines: ONNX, OpenVINO, or a package for bioimage.io.
+
+    What was written is run and compared with the plain float32 forward; only then does it appear.
+
+    Parameters
+    ----------
+    model
+        Name, file, or what :func:`load` gave; or the name of a network, which is written with random weights.
+    to
+        "onnx", "openvino" or "bioimageio".
+    out
+        File to write; the model's name in the working directory unless given.
+    overwrite
+        Replace files that are there.
+
+    Raises
+    ------
+    AbbeError
+        When packages are missing (``pip install 'abbe[export]'``), the model cannot be exported, the file is there
+        already, or it does not compute what Abbe computes.
+    """
+    from abbe.export.export import export_model  # brings the simulated samples, which nothing else here needs
+
+    return export_model(model, to, out, overwrite)
 
 
 def segment(image: Any, model: str | Path | Model = "nuclei", **settings: Any) -> Segmentation:

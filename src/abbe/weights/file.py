@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from abbe.errors import AbbeError
 
 FORMAT = 1
 """Version of the header; a reader refuses what is newer than itself."""
+AVERAGED = ("running_mean", "running_var", "num_batches_tracked")
+"""Ends of the names of tensors that no gradient reaches."""
 
 
 @dataclass
@@ -93,6 +96,19 @@ def read_description(path: Path | str) -> Description:
             "give its network's name to abbe.create(name, weights=FILE)"
         )
     return _parse(path, header)
+
+
+def count_parameters(path: Path | str) -> int:
+    """Count the numbers that were learnt, from the header alone; those that a batch norm counts or averages are not.
+
+    Raises
+    ------
+    AbbeError
+        When the file is not whole.
+    """
+    with _opened(Path(path)) as file:
+        learnt = [name for name in file.keys() if not name.endswith(AVERAGED)]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in learnt)
 
 
 def is_model(path: Path | str) -> bool:

@@ -125,7 +125,7 @@ class RotaryAttention(Attention):
     def forward(self, x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Map tokens (B, prefix + N, D) to tokens; the last N have an ``angle`` (N, D / heads / 2)."""
         q, k, v = self.split(x)
-        prefix = x.shape[1] - len(angle)
+        prefix = x.shape[1] - angle.shape[0]
         q, k = (torch.cat([t[:, :, :prefix], rotate(t[:, :, prefix:], angle)], dim=2) for t in (q, k))
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, prefix + N, D/heads)
         return self.out(x.transpose(1, 2).flatten(2))

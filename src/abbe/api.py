@@ -24,6 +24,7 @@ from abbe.report.measure import measure_series
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
+from abbe.translation import Translator
 
 __all__ = [
     "classify",
@@ -36,6 +37,7 @@ __all__ = [
     "read",
     "segment",
     "train",
+    "translate",
 ]
 
 if TYPE_CHECKING:
@@ -183,6 +185,29 @@ def classify(image: Any, model: str | Path | Model, objects: Any = None, **setti
     return classifier.images(select(image, chosen, 2), chosen)
 
 
+def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:
+    """Write what a model has learnt to write behind each text.
+
+    Parameters
+    ----------
+    texts
+        Of the characters that the model knows, and not longer than it can take.
+    model
+        Name or file of a translation, or what :func:`load` gave.
+
+    Raises
+    ------
+    AbbeError
+        When a text does not fit the model, or the model is for images.
+
+    Examples
+    --------
+    >>> abbe.api.translate(["123+45"], "runs/sequences")  # doctest: +SKIP
+    ['168']
+    """
+    return Translator(model if isinstance(model, Model) else load(model))(texts)
+
+
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
     """Train the method of a recipe on annotated images; see :func:`abbe.learn.train_recipe` for the options."""
     from abbe.learn import train_recipe  # brings the trainer, which nothing else needs
@@ -192,7 +217,12 @@ def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **op
 
 
 def evaluate(
-    model: str | Path | Model, data: str | Path, *, split: str | None = None, groups: str = "", **settings: Any
+    model: str | Path | Model,
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    groups: str = "",
+    **settings: Any,
 ) -> Evaluation:
     """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
 
@@ -201,7 +231,8 @@ def evaluate(
     model
         Name, file, or what :func:`load` gave.
     data
-        A folder with images and their labels, or for a model of classes with a folder of images for each.
+        A folder with images and their labels, or for a model of classes with a folder of images for each; a model of
+        sums makes those to test with itself.
     split
         Which of the folder's splits to take where it has some: test unless given.
     groups
@@ -211,7 +242,8 @@ def evaluate(
         Fields of :class:`~abbe.settings.SegmentSettings`.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"), groups)
+    chosen = build_config(SegmentSettings, settings, "evaluate")
+    return evaluate_model(loaded, None if data is None else Path(data), split, chosen, groups)
 
 
 def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str, Any]:

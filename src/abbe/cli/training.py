@@ -64,7 +64,7 @@ def train(
     if trained.fit.leads:
         print_line(f"model: {trained.model}")
         print_line(f"curves and log: {trained.run}")
-        print_line(f"use it: abbe {trained.verb} IMAGES --model {trained.run}")
+        print_line(f"use it: {trained.usage}")
     return 0
 
 
@@ -72,7 +72,7 @@ def evaluate(
     model: str,
     /,
     *,
-    data: Path,
+    data: Path | None = None,
     split: str | None = None,
     groups: str = "",
     out: Path | None = None,
@@ -85,7 +85,7 @@ def evaluate(
     model
         Name, model file, or the folder of a training.
     data
-        Folder of annotated images, as for `train`.
+        Folder of annotated images, as for `train`; a model of sums makes its own.
     split
         Split to take where the folder has some: test unless given.
     groups
@@ -101,7 +101,7 @@ def evaluate(
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (None, None))
         print_line(f"{name:18s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
-    print_line("\nworst images:")
+    print_line("\nworst first:")
     print_line(result.images.head(5).to_string(index=False))
     if out is not None:
         result.save(out)

@@ -21,6 +21,7 @@ from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
+from abbe.reproduce.run import reproduce
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
@@ -35,6 +36,7 @@ __all__ = [
     "load",
     "measure",
     "read",
+    "reproduce",
     "segment",
     "train",
     "translate",

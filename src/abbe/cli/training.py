@@ -1,4 +1,4 @@
-"""Verbs of training and of what it is worth."""
+"""Verbs of training, of what it is worth, and of what papers claim of it."""
 
 from __future__ import annotations
 
@@ -116,6 +116,40 @@ def recipes() -> int:
     for summary in list_recipes():
         print_line(f"{summary.name:16s} {summary.title}")
         print_line(f"{'':16s} {summary.command}\n{'':16s} cost: {summary.cost}\n{'':16s} result: {summary.result}")
+    return 0
+
+
+def reproduce(claim: str = "", /, *, data: Path | None = None, out: Path | None = None, seed: int = 0) -> int:
+    """Try what a paper claims, small enough for minutes on two cores; without a name, list the claims.
+
+    Parameters
+    ----------
+    claim
+        Name of a claim.
+    data
+        Images of your own, for the claims that take some.
+    out
+        Folder for figure.png, table.csv and claim.json, claims/<name> unless given.
+    seed
+        Of all random choices.
+    """
+    from abbe.reproduce.claims import CLAIMS, ClaimSettings, claim_of
+
+    if not claim:
+        for one in CLAIMS.values():
+            print_line(f"{one.name:12s} {one.title}\n{'':12s} {one.paper}, about {one.minutes:g} min on two cores")
+            if one.data:
+                print_line(f"{'':12s} --data: {one.data}")
+        return 0
+    chosen = claim_of(claim)  # a wrong name is told before torch is loaded
+    from abbe.reproduce.run import reproduce as run
+
+    tell = Display().tell
+    tell(f"{chosen.title} ({chosen.paper}; about {chosen.minutes:g} min on two cores)")
+    folder = out or Path("claims") / claim
+    found = run(claim, folder, ClaimSettings(data, seed), tell)
+    print_line(f"the claim {'holds' if found.holds else 'does not hold'} in this run: {found.sentence}")
+    print_line(f"figure: {folder / 'figure.png'}")
     return 0
 
 

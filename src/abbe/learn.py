@@ -86,6 +86,7 @@ def train_recipe(
     from_scratch: bool = False,
     resume: bool = False,
     tell: Callable[[str], None] = logger.info,
+    progress: bool = True,
 ) -> Trained:
     """Train the method of a recipe on annotated images.
 
@@ -105,6 +106,8 @@ def train_recipe(
         Go on with the run that is in ``out``.
     tell
         Gets a line for everything worth knowing before the training begins, in the process that leads.
+    progress
+        Show progress on standard error.
 
     Raises
     ------
@@ -132,6 +135,7 @@ def train_recipe(
         recipe_text=dump_recipe(recipe),
         validate=lesson.validate,
         resume=resume,
+        progress=progress,
     )
     path = run / "model.safetensors"
     if result.leads:

@@ -1,0 +1,263 @@
+"""What the paper of the vision transformer says of attention (Dosovitskiy et al. 2021, arXiv:2010.11929), tried small.
+
+Fig. 7 (right) and Appendix D.7: some heads of the lowest layers look close by, others far already; deeper down all look
+far. Appendix D.4, Table 8: without position embeddings the network is a bag of patches, and clearly worse. Both on a
+network of minutes, on folders of classes, or on scikit-learn's digits enlarged to the same 32 pixels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from abbe.data.class_samples import ClassSamples
+from abbe.data.classes import Labelled, classes_of, find_classes
+from abbe.data.normalize import Normalization
+from abbe.errors import AbbeError
+from abbe.methods.attention.vit import ViT, ViTConfig
+from abbe.methods.backbones.classification import Classification, ClassificationOptions
+from abbe.nn.rope import grid
+from abbe.reproduce.claims import ClaimSettings, Found
+from abbe.train.fit import fit
+from abbe.train.recipe import TrainConfig
+
+SIDE, PATCH = 32, 4
+KINDS = ("learned positions", "no positions")
+COLOURS = dict(zip(KINDS, ("tab:blue", "tab:orange"), strict=True))
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is tried."""
+
+    seeds: int = 2
+    """Trainings of each kind."""
+    epochs: int = 6
+    batch: int = 64
+    train: int = 10000
+    """Most images to train on."""
+    test: int = 4000
+    """Most images to measure on."""
+    looked_at: int = 128
+    """Images whose attention is measured, as in the paper."""
+    width: int = 64
+    depth: int = 6
+    heads: int = 4
+
+
+BUDGET = Budget()
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images (N, C, 32, 32) with the numbers of their classes (N), as the trainer takes them."""
+
+    images: torch.Tensor
+    classes: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"image": self.images[index], "class": self.classes[index]}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing here is random."""
+
+
+def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
+    """Train with positions and without, and measure how far each head looks."""
+    train, test, names = digits(settings.seed) if settings.data is None else pictures(settings.data, settings.seed)
+    tell(f"{len(train)} images to train on, {len(test)} to test with, {len(names)} classes")
+    accuracies, distances = [], []
+    for seed in range(settings.seed, settings.seed + BUDGET.seeds):
+        for kind in KINDS:
+            network, accuracy = learn(kind, train, test, names, seed)
+            accuracies.append(accuracy.assign(kind=kind, seed=seed))
+            tell(f"seed {seed}, {kind}: {100 * accuracy['accuracy'].iloc[-1]:.1f} % right")
+            if kind == KINDS[0]:
+                distances.append(distance_table(network, test.images[: BUDGET.looked_at]).assign(seed=seed))
+    learned, far = pd.concat(accuracies, ignore_index=True), pd.concat(distances, ignore_index=True)
+    holds, sentence = judged(learned, far, len(test))
+    rows = [far.assign(what="attention distance"), learned.assign(what="accuracy")]
+    return Found(holds, sentence, pd.concat(rows, ignore_index=True), draw(learned, far, len(test)))
+
+
+def judged(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> tuple[bool, str]:
+    """Hold the numbers against the claim.
+
+    It holds where the mean distance is larger in the last third of the layers than in the first third, a head of the
+    first third looks less than half as far as the farthest there, and positions are worth more than two standard errors
+    of the difference in accuracy.
+    """
+    layers = far.groupby("layer")["distance"].mean()
+    third = max(1, len(layers) // 3)
+    first, last = float(layers.iloc[:third].mean()), float(layers.iloc[-third:].mean())
+    low = far[far["layer"] <= third]["distance"]
+    final = learned.groupby(["kind", "seed"])["accuracy"].last().unstack(0).mean()
+    gain = float(final[KINDS[0]] - final[KINDS[1]])
+    error = float(np.sqrt(sum(p * (1 - p) for p in final) / (tested * learned["seed"].nunique())))
+    holds = last > first and low.min() < low.max() / 2 and gain > 2 * error
+    sentence = (
+        f"heads of the first {third} of {len(layers)} layers look {low.min():.1f} to {low.max():.1f} px far, "
+        f"{first:.1f} on average, those of the last {third} {last:.1f} (all places alike: {evenly():.1f}); with "
+        f"learned positions {100 * final[KINDS[0]]:.1f} % of the test images are right, without {100 * final[KINDS[1]]:.1f} "
+        f"% (standard error of the difference {100 * error:.1f}, means of {learned['seed'].nunique()} seeds)."
+    )
+    return bool(holds), sentence
+
+
+# --------------------------------------------------------------------------------------------------- the images
+
+
+def digits(seed: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
+    """Take scikit-learn's digits, 8 pixels enlarged to 32, a fifth of them to test with."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).float()[:, None] / 16
+    images = torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
+    return *_divided(images, torch.from_numpy(data.target), order), tuple(map(str, range(10)))
+
+
+def _divided(images: torch.Tensor, classes: torch.Tensor, order: torch.Tensor) -> tuple[Pictures, Pictures]:
+    test, train = order[: len(order) // 5], order[len(order) // 5 :]
+    return Pictures(images[train], classes[train]), Pictures(images[test], classes[test])
+
+
+def pictures(folder: Path, seed: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
+    """Read folders of classes; the splits of the folder are kept, otherwise a fifth is there to test with.
+
+    Raises
+    ------
+    AbbeError
+        When there are no folders of classes, or only one class.
+    """
+    found = find_classes(folder)
+    names = classes_of(found)
+    if len(names) < 2:
+        raise AbbeError(f"--data {folder}: images of one class, {names[0]}; expected a folder for each of several")
+    shuffled = [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
+    test = [one for one in shuffled if one.split in ("test", "val")]
+    train = [one for one in shuffled if one.split not in ("test", "val")]
+    if not test or not train:
+        test, train = shuffled[: len(shuffled) // 5], shuffled[len(shuffled) // 5 :]
+    return _read(train[: BUDGET.train], names), _read(test[: BUDGET.test], names), names
+
+
+def _read(images: Sequence[Labelled], names: tuple[str, ...]) -> Pictures:
+    samples = ClassSamples(images, names, Normalization("minmax").normalize, 3, SIDE, "stretch")
+    stacked = np.stack([samples[place].image for place in range(len(samples))])
+    return Pictures(torch.from_numpy(stacked), torch.from_numpy(samples.targets))
+
+
+# ------------------------------------------------------------------------------------------------- the network
+
+
+def learn(kind: str, train: Pictures, test: Pictures, names: tuple[str, ...], seed: int) -> tuple[ViT, pd.DataFrame]:
+    """Train a network, and give it with its ``accuracy`` on the test images by ``step``."""
+    torch.manual_seed(seed)
+    b = BUDGET
+    sizes = {"width": b.width, "depth": b.depth, "heads": b.heads, "mlp": 4 * b.width}
+    network = ViT(ViTConfig(train.images.shape[1], len(names), SIDE, PATCH, **sizes))
+    if kind == KINDS[1]:
+        network.positions.requires_grad_(False).zero_()
+    method = Classification(network, ClassificationOptions(classes=names, size=SIDE))
+    steps = max(1, len(train) // b.batch)
+    config = TrainConfig(
+        seed=seed,
+        epochs=b.epochs,
+        steps_per_epoch=steps,
+        batch_size=min(b.batch, len(train)),
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        warmup_steps=steps * b.epochs // 10,
+        ema_decay=0.0,
+        precision="float32",
+        accelerator="cpu",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "run"
+        history = fit(method, train, None, config, place, validate=lambda m: scored(m, test), progress=False).history
+    return network.eval(), history[["step", "accuracy"]]
+
+
+@torch.no_grad()
+def scored(method: Classification, test: Pictures) -> dict[str, float]:
+    """Measure the part of the images that is right."""
+    found = torch.cat([method(part).argmax(dim=1) for part in test.images.split(200)])
+    accuracy = float((found == test.classes).float().mean())
+    return {"accuracy": accuracy, method.watch.name: accuracy}
+
+
+# ------------------------------------------------------------------------------------------------ the distances
+
+
+@torch.no_grad()
+def distance_table(network: ViT, images: torch.Tensor) -> pd.DataFrame:
+    """Measure how far each head looks: ``layer`` from 1, ``head``, ``distance``."""
+    distances = attention_distance(network, images)
+    layers, heads = distances.shape
+    places = [(layer, head) for layer in range(layers) for head in range(heads)]
+    rows = [{"layer": i + 1, "head": j + 1, "distance": float(distances[i, j])} for i, j in places]
+    return pd.DataFrame(rows)
+
+
+def attention_distance(network: ViT, images: torch.Tensor) -> torch.Tensor:
+    """Average the pixels between a patch and those it looks at, weighted by its attention: (layers, heads).
+
+    The class token has no place and is left out.
+    """
+    names = [f"blocks.{i}.attention" for i in range(len(network.blocks))]
+    maps = torch.stack(list(network.features(images, names).values()))[..., 1:, 1:]  # (L, B, heads, N, N)
+    weights = maps / maps.sum(dim=-1, keepdim=True)
+    extents = tuple(extent // side for extent, side in zip(images.shape[2:], network.patch, strict=True))
+    return (weights * patch_distances(extents, network.patch)).sum(dim=-1).mean(dim=(1, 3))
+
+
+def patch_distances(extents: tuple[int, ...], patch: tuple[int, int]) -> torch.Tensor:
+    """Give the pixels between the centres of any two patches of a grid: (N, N)."""
+    centres = grid(extents) * torch.tensor(patch, dtype=torch.float32)
+    return torch.cdist(centres, centres)
+
+
+def evenly() -> float:
+    """Give the distance of a head that looks at all places alike."""
+    return float(patch_distances((SIDE // PATCH,) * 2, (PATCH, PATCH)).mean())
+
+
+# ------------------------------------------------------------------------------------------------- the figure
+
+
+def draw(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> Figure:
+    """Draw the distance of every head, and the accuracy with positions and without."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_distances(left, far)
+    for (kind, seed), curve in learned.groupby(["kind", "seed"], sort=False):
+        label = kind if seed == learned["seed"].min() else None
+        right.plot(curve["step"], curve["accuracy"], color=COLOURS[kind], label=label)
+    right.set(title=f"right of {tested} test images, a line for each seed", xlabel="step", ylabel="share")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_distances(axes: Axes, far: pd.DataFrame) -> None:
+    axes.plot(far["layer"], far["distance"], "o", markersize=4, alpha=0.6, label="a head")
+    layers = far.groupby("layer")["distance"].mean()
+    axes.plot(layers.index, layers, color="black", label="mean of the layer")
+    axes.axhline(evenly(), color="grey", linestyle=":", label="all places alike")
+    axes.set(title="mean attention distance", xlabel="layer", ylabel="pixels", ylim=(0, None), xticks=layers.index)
+    axes.legend(frameon=False, loc="lower right")

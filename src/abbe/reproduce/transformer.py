@@ -68,19 +68,16 @@ def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
     same = bool(cache["difference"].max() < ENOUGH and times > 1)
     schedule = bool(exact[PAPER] > max(exact[PEAK], exact[MEAN]))
     smoothing = bool(perplexity[PAPER] > perplexity[PLAIN] and exact[PAPER] > exact[PLAIN])
+    right = {kind: f"{100 * share:.1f} %" for kind, share in exact.items()}
     sentence = (
         f"the cache's outputs differ by {cache['difference'].max():.0e} of the largest, and it writes "
-        f"{longest['length']:.0f} words {times:.1f} times as fast; of sums never seen {_percent(exact[PAPER])} are right "
-        f"with the paper's schedule, {_percent(exact[PEAK])} with its highest rate and {_percent(exact[MEAN])} with its "
-        f"mean rate held constant; without label smoothing {_percent(exact[PLAIN])} are right, and the perplexity is "
-        f"{perplexity[PLAIN]:.3f} in place of {perplexity[PAPER]:.3f} (means of {BUDGET.seeds} seeds)."
+        f"{longest['length']:.0f} words {times:.1f} times as fast; of sums never seen {right[PAPER]} are right with "
+        f"the paper's schedule, {right[PEAK]} with its highest rate and {right[MEAN]} with its mean rate, constant; "
+        f"without label smoothing {right[PLAIN]} are right, and the perplexity is {perplexity[PLAIN]:.3f} in place of "
+        f"{perplexity[PAPER]:.3f} (means of {BUDGET.seeds} seeds)."
     )
     table = pd.concat([cache.assign(what="cache"), trained.assign(what="training")], ignore_index=True)
     return Found(same and schedule and smoothing, sentence, table, draw(cache, trained, curves))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 # --------------------------------------------------------------------------------------------------- the cache
@@ -144,7 +141,7 @@ def ablate(seed: int, tell: Callable[[str], None]) -> tuple[pd.DataFrame, pd.Dat
             measured, curve = train(changes | {"train.seed": number})
             rows.append({"kind": kind, "seed": number, **measured})
             curves.append(curve.assign(kind=kind, seed=number))
-            tell(f"seed {number}, {kind}: {_percent(measured['exact_match'])} of the sums are right")
+            tell(f"seed {number}, {kind}: {100 * measured['exact_match']:.1f} % of the sums are right")
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 

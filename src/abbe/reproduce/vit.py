@@ -106,11 +106,12 @@ def judged(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> tuple[bool,
     gain = float(final[KINDS[0]] - final[KINDS[1]])
     error = float(np.sqrt(sum(p * (1 - p) for p in final) / (tested * learned["seed"].nunique())))
     holds = last > first and low.min() < low.max() / 2 and gain > 2 * error
+    right = [f"{100 * final[kind]:.1f} %" for kind in KINDS]
     sentence = (
         f"heads of the first {third} of {len(layers)} layers look {low.min():.1f} to {low.max():.1f} px far, "
         f"{first:.1f} on average, those of the last {third} {last:.1f} (all places alike: {evenly():.1f}); with "
-        f"learned positions {100 * final[KINDS[0]]:.1f} % of the test images are right, without {100 * final[KINDS[1]]:.1f} "
-        f"% (standard error of the difference {100 * error:.1f}, means of {learned['seed'].nunique()} seeds)."
+        f"learned positions {right[0]} of the test images are right, without {right[1]} (standard error of the "
+        f"difference {100 * error:.1f} %, means of {learned['seed'].nunique()} seeds)."
     )
     return bool(holds), sentence
 

@@ -53,13 +53,13 @@ class Budget:
     """Random queries and keys."""
     seeds: int = 3
     """Trainings of each kind."""
-    steps: int = 800
-    every: int = 40
+    steps: int = 600
+    every: int = 30
     """Steps between two looks at the text that is held out."""
-    batch: int = 32
+    batch: int = 16
     length: int = 64
     """Characters of a window."""
-    tested: int = 256
+    tested: int = 128
     """Windows of the text that is held out."""
     width: int = 64
     depth: int = 3

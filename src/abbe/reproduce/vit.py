@@ -40,17 +40,17 @@ class Budget:
 
     seeds: int = 2
     """Trainings of each kind."""
-    epochs: int = 6
+    epochs: int = 4
     batch: int = 64
-    train: int = 10000
+    train: int = 8000
     """Most images to train on."""
-    test: int = 4000
+    test: int = 2000
     """Most images to measure on."""
     looked_at: int = 128
     """Images whose attention is measured, as in the paper."""
-    width: int = 64
+    width: int = 48
     depth: int = 6
-    heads: int = 4
+    heads: int = 3
 
 
 BUDGET = Budget()
@@ -168,8 +168,8 @@ def learn(kind: str, train: Pictures, test: Pictures, names: tuple[str, ...], se
     """Train a network, and give it with its ``accuracy`` on the test images by ``step``."""
     torch.manual_seed(seed)
     b = BUDGET
-    sizes = {"width": b.width, "depth": b.depth, "heads": b.heads, "mlp": 4 * b.width}
-    network = ViT(ViTConfig(train.images.shape[1], len(names), SIDE, PATCH, **sizes))
+    channels = train.images.shape[1]
+    network = ViT(ViTConfig(channels, len(names), SIDE, PATCH, b.width, b.depth, b.heads, mlp=4 * b.width))
     if kind == KINDS[1]:
         network.positions.requires_grad_(False).zero_()
     method = Classification(network, ClassificationOptions(classes=names, size=SIDE))

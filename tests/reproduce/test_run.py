@@ -135,4 +135,4 @@ def test_the_last_step_is_always_told(seconds: float):
     for step in range(3):
         pace.step(f"error {step}")
     assert len(told) == (3 if seconds == 0 else 1)
-    assert told[-1].startswith("error 2; 3 of 3 steps")
+    assert told[-1].startswith("error 2; 100%")

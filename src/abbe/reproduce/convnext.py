@@ -1,12 +1,12 @@
 """From ResNet-50 to ConvNeXt-T in single steps: the parameters and multiply-adds of every network on the way.
 
-Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, "A ConvNet for the 2020s", CVPR 2022, arXiv:2201.03545, Figure 2 and Table 10.
+Liu, Mao, Wu, Feichtenhofer, Darrell, Xie, "A ConvNet for the 2020s", CVPR 2022, arXiv:2201.03545, Figure 2, Table 10.
 Networks are built on torch's device ``meta``, which has shapes and no numbers, and counted as their layers are called.
 
 What the paper leaves open, and how it is here: a convolution has a bias unless batch normalisation follows it; where a
 residual block halves the resolution, its first layer takes the channels of the stage before; the activation behind the
-stem goes with those of the blocks. Layer scale (6,624 parameters) belongs to the training recipe in the paper, and comes
-here with the last step, so that the roadmap ends at ConvNeXt-T itself. Accuracies are the paper's and not tried.
+stem goes with those of the blocks. Layer scale (6,624 parameters) belongs to the training recipe in the paper; here it
+comes with the last step, so that the roadmap ends at ConvNeXt-T itself. Accuracies are the paper's and not tried.
 """
 
 from __future__ import annotations

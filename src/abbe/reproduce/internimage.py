@@ -195,7 +195,7 @@ def judge(accuracies: dict[str, float], points: Points, fields: dict[str, Fields
         f"{own.share:.0%} of the points of a nucleus's pixel lie on that nucleus, against "
         f"{others.share['of another pixel']:.0%} with another pixel's offsets and {others.share['regular grid']:.0%} "
         f"of a regular grid that reaches as far ({points.reach:.1f} pixels); nine tenths of the gradient are spread "
-        f"over {deformable[1]:.0f} pixels against {plain[1]:.0f} of the plain twin, half over {deformable[0]:.0f} against "
+        f"over {deformable[1]:.0f} pixels against {plain[1]:.0f} of the plain twin, half over {deformable[0]:.0f} and "
         f"{plain[0]:.0f}; {accuracies['deformable']:.1%} of the nuclei's pixels are told rightly against "
         f"{accuracies['plain']:.1%}"
     )

@@ -271,7 +271,8 @@ def draw(table: pd.DataFrame) -> Figure:
         bars = axes.barh(places, values, height=0.62, color=colour)
         for bar, shade, place, value in zip(bars, shades, places, values, strict=True):
             bar.set_alpha(shade)
-            axes.text(0.02 * values.max(), place, f"{value:.2f}", va="center", color="white", fontsize=8)
+            ink = "white" if shade == 1 else "black"
+            axes.text(0.02 * values.max(), place, f"{value:.2f}", va="center", color=ink, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     left.plot(table.paper_gflops, places, "D", color="#e45756", markersize=5)
     left.set_yticks(places, table.step)

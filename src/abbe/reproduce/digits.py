@@ -15,16 +15,16 @@ FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif
 CLASSES = 10
 CANVAS = 96
 """Digits are drawn on a larger canvas and scaled down, so that their edges are smooth."""
-SIZES = (56, 92)
+SIZES = (64, 92)
 """Smallest and largest height of a font on the canvas, in pixels."""
-TURN, SHIFT = 30.0, 12.0
+TURN, SHIFT = 25.0, 8.0
 """Largest angle in degrees, and largest way from the middle of the canvas in pixels."""
-NOISE = 0.18
+NOISE = 0.15
 """Standard deviation of the grain and of the noise, in units of the contrast."""
 
 
 def draw_digits(number: int, side: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw digits, turned, shifted, of several fonts and sizes, dark or bright, on grainy ground.
+    """Draw digits, turned, shifted, of several fonts and sizes, bright on grainy ground.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def draw_digit(digit: int, side: int, generator: np.random.Generator) -> np.ndar
     turned = canvas.rotate(float(generator.uniform(-TURN, TURN)), Image.Resampling.BILINEAR)
     shape = np.asarray(turned.resize((side, side), Image.Resampling.BOX), np.float32) / 255
     ground = NOISE * (grain(shape.shape, 3.0, generator) + generator.standard_normal(shape.shape))
-    return (generator.choice([-1.0, 1.0]) * shape + ground).astype(np.float32)
+    return (shape + ground).astype(np.float32)
 
 
 def font_path(name: str) -> str:

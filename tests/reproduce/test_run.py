@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from abbe import __version__
 from abbe.cli.main import main
 from abbe.errors import AbbeError
+from abbe.methods.catalog import ENTRIES
 from abbe.reproduce.claims import CLAIMS, Claim, ClaimSettings, Found
 from abbe.reproduce.pace import Pace
 from abbe.reproduce.run import reproduce
@@ -38,6 +40,14 @@ def coin(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(sys.modules, "a_coin", file)
     monkeypatch.setitem(CLAIMS, "coin", Claim("coin", "a_coin", "Heads.", "doi:10.1000/182", 0.1))
     return "coin"
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_a_claim_has_its_file_and_a_paper_of_the_catalog(name: str):
+    claim = CLAIMS[name]
+    assert claim.name == name
+    assert find_spec(claim.module) is not None
+    assert claim.paper in {entry.paper for entry in ENTRIES.values()}
 
 
 def ended(*words: object) -> int:
@@ -135,4 +145,4 @@ def test_the_last_step_is_always_told(seconds: float):
     for step in range(3):
         pace.step(f"error {step}")
     assert len(told) == (3 if seconds == 0 else 1)
-    assert told[-1].startswith("error 2; 3 of 3 steps")
+    assert told[-1].startswith("error 2; 100%")

@@ -92,7 +92,7 @@ CLAIMS: dict[str, Claim] = {
         "Deeper layers look farther, some heads look far from the first, and without positions the network is worse.",
         "arXiv:2010.11929",
         10,
-        "a folder of images for each class, scaled to 32 x 32 pixels",
+        "a folder of images for each class, of 32 x 32 pixels or scaled to it",
     ),
     "roformer": Claim(
         "roformer",

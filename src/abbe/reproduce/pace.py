@@ -26,10 +26,10 @@ class Pace:
         self._tell, self._seconds = tell, seconds
         self._clock, self._spoken = Clock(0, total), time.monotonic()
 
-    def step(self, summary: str) -> None:
-        """Count a step, and tell of it where the last line is old enough or the run is at its end."""
-        self.done += 1
+    def step(self, summary: str, weight: int = 1) -> None:
+        """Count a step, or one as long as so many, and tell of it where the last line is old or the run at its end."""
+        self.done += weight
         if time.monotonic() - self._spoken < self._seconds and self.done < self.total:
             return
         self._spoken = time.monotonic()
-        self._tell(f"{summary}; {self.done} of {self.total} steps, about {self._clock.left(self.done)} left")
+        self._tell(f"{summary}; {self.done / self.total:.0%}, about {self._clock.left(self.done)} left")

@@ -196,7 +196,9 @@ def draw(cache: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> Fi
     left, middle, right = figure.subplots(1, 3)
     for name, label in (("seconds_whole", "all anew for each word"), ("seconds_cached", "cache")):
         left.plot(cache["length"], cache[name], marker="o", markersize=3, label=label)
-    left.set(title="writing four sentences", xlabel="words", ylabel="seconds of the processor", xscale="log", yscale="log")
+    left.set(
+        title="writing four sentences", xlabel="words", ylabel="seconds of the processor", xscale="log", yscale="log"
+    )
     left.set_xticks(cache["length"], [f"{length}" for length in cache["length"]])
     left.minorticks_off()
     for kind, of_kind in curves.groupby("kind", sort=False):

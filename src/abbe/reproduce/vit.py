@@ -2,14 +2,15 @@
 
 Fig. 7 (right) and Appendix D.7: some heads of the lowest layers look close by, others far already; deeper down all look
 far. Appendix D.4, Table 8: without position embeddings the network is a bag of patches, and clearly worse. Both on a
-network of minutes, on folders of classes, or on scikit-learn's digits enlarged to the same 32 pixels.
+network of minutes, on folders of classes or on drawn digits.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +19,15 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from abbe.data.class_samples import ClassSamples
-from abbe.data.classes import Labelled, classes_of, find_classes
-from abbe.data.normalize import Normalization
-from abbe.errors import AbbeError
 from abbe.methods.attention.vit import ViT, ViTConfig
 from abbe.methods.backbones.classification import Classification, ClassificationOptions
 from abbe.nn.rope import grid
 from abbe.reproduce.claims import ClaimSettings, Found
+from abbe.reproduce.pictures import SIDE, Pictures, load_pictures
 from abbe.train.fit import fit
 from abbe.train.recipe import TrainConfig
 
-SIDE, PATCH = 32, 4
+PATCH = 4
 KINDS = ("learned positions", "no positions")
 COLOURS = dict(zip(KINDS, ("tab:blue", "tab:orange"), strict=True))
 
@@ -42,12 +40,12 @@ class Budget:
     """Trainings of each kind."""
     epochs: int = 4
     batch: int = 64
-    train: int = 8000
-    """Most images to train on."""
-    test: int = 2000
-    """Most images to measure on."""
+    pictures: int = 6000
+    """Most of them to train on."""
+    held_out: int = 2000
+    """Most of them to measure on."""
     looked_at: int = 128
-    """Images whose attention is measured, as in the paper."""
+    """Pictures whose attention is measured, as in the paper."""
     width: int = 48
     depth: int = 6
     heads: int = 3
@@ -57,17 +55,16 @@ BUDGET = Budget()
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Images (N, C, 32, 32) with the numbers of their classes (N), as the trainer takes them."""
+class Lesson:
+    """Pictures to train on, as the trainer takes them."""
 
-    images: torch.Tensor
-    classes: torch.Tensor
+    pictures: Pictures
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pictures.pixels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"image": self.images[index], "class": self.classes[index]}
+        return {"image": self.pictures.pixels[index], "class": self.pictures.classes[index]}
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing here is random."""
@@ -75,20 +72,24 @@ class Pictures:
 
 def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
     """Train with positions and without, and measure how far each head looks."""
-    train, test, names = digits(settings.seed) if settings.data is None else pictures(settings.data, settings.seed)
-    tell(f"{len(train)} images to train on, {len(test)} to test with, {len(names)} classes")
+    pictures = load_pictures(settings.data, BUDGET.pictures, BUDGET.held_out, settings.seed)
+    tested = len(pictures.held_out_classes)
+    tell(
+        f"{len(pictures.classes)} pictures of {pictures.number} classes from {pictures.source}, {tested} others to test"
+    )
     accuracies, distances = [], []
     for seed in range(settings.seed, settings.seed + BUDGET.seeds):
         for kind in KINDS:
-            network, accuracy = learn(kind, train, test, names, seed)
+            network, accuracy = learn(kind, pictures, seed)
             accuracies.append(accuracy.assign(kind=kind, seed=seed))
             tell(f"seed {seed}, {kind}: {100 * accuracy['accuracy'].iloc[-1]:.1f} % right")
             if kind == KINDS[0]:
-                distances.append(distance_table(network, test.images[: BUDGET.looked_at]).assign(seed=seed))
+                looked_at = pictures.held_out_pixels[: BUDGET.looked_at]
+                distances.append(distance_table(network, looked_at).assign(seed=seed))
     learned, far = pd.concat(accuracies, ignore_index=True), pd.concat(distances, ignore_index=True)
-    holds, sentence = judged(learned, far, len(test))
     rows = [far.assign(what="attention distance"), learned.assign(what="accuracy")]
-    return Found(holds, sentence, pd.concat(rows, ignore_index=True), draw(learned, far, len(test)))
+    table = pd.concat(rows, ignore_index=True)
+    return Found(*judged(learned, far, tested), table, draw(learned, far, f"{tested} held out, {pictures.source}"))
 
 
 def judged(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> tuple[bool, str]:
@@ -110,68 +111,24 @@ def judged(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> tuple[bool,
     sentence = (
         f"heads of the first {third} of {len(layers)} layers look {low.min():.1f} to {low.max():.1f} px far, "
         f"{first:.1f} on average, those of the last {third} {last:.1f} (all places alike: {evenly():.1f}); with "
-        f"learned positions {right[0]} of the test images are right, without {right[1]} (standard error of the "
+        f"learned positions {right[0]} of the held-out pictures are right, without {right[1]} (standard error of the "
         f"difference {100 * error:.1f} %, means of {learned['seed'].nunique()} seeds)."
     )
     return bool(holds), sentence
 
 
-# --------------------------------------------------------------------------------------------------- the images
-
-
-def digits(seed: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
-    """Take scikit-learn's digits, 8 pixels enlarged to 32, a fifth of them to test with."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    images = torch.from_numpy(data.images).float()[:, None] / 16
-    images = torch.nn.functional.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False)
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images)))
-    return *_divided(images, torch.from_numpy(data.target), order), tuple(map(str, range(10)))
-
-
-def _divided(images: torch.Tensor, classes: torch.Tensor, order: torch.Tensor) -> tuple[Pictures, Pictures]:
-    test, train = order[: len(order) // 5], order[len(order) // 5 :]
-    return Pictures(images[train], classes[train]), Pictures(images[test], classes[test])
-
-
-def pictures(folder: Path, seed: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
-    """Read folders of classes; the splits of the folder are kept, otherwise a fifth is there to test with.
-
-    Raises
-    ------
-    AbbeError
-        When there are no folders of classes, or only one class.
-    """
-    found = find_classes(folder)
-    names = classes_of(found)
-    if len(names) < 2:
-        raise AbbeError(f"--data {folder}: images of one class, {names[0]}; expected a folder for each of several")
-    shuffled = [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
-    test = [one for one in shuffled if one.split in ("test", "val")]
-    train = [one for one in shuffled if one.split not in ("test", "val")]
-    if not test or not train:
-        test, train = shuffled[: len(shuffled) // 5], shuffled[len(shuffled) // 5 :]
-    return _read(train[: BUDGET.train], names), _read(test[: BUDGET.test], names), names
-
-
-def _read(images: Sequence[Labelled], names: tuple[str, ...]) -> Pictures:
-    samples = ClassSamples(images, names, Normalization("minmax").normalize, 3, SIDE, "stretch")
-    stacked = np.stack([samples[place].image for place in range(len(samples))])
-    return Pictures(torch.from_numpy(stacked), torch.from_numpy(samples.targets))
-
-
 # ------------------------------------------------------------------------------------------------- the network
 
 
-def learn(kind: str, train: Pictures, test: Pictures, names: tuple[str, ...], seed: int) -> tuple[ViT, pd.DataFrame]:
-    """Train a network, and give it with its ``accuracy`` on the test images by ``step``."""
+def learn(kind: str, pictures: Pictures, seed: int) -> tuple[ViT, pd.DataFrame]:
+    """Train a network, and give it with its ``accuracy`` on the held-out pictures by ``step``."""
     torch.manual_seed(seed)
     b = BUDGET
-    channels = train.images.shape[1]
-    network = ViT(ViTConfig(channels, len(names), SIDE, PATCH, b.width, b.depth, b.heads, mlp=4 * b.width))
+    channels, train = pictures.pixels.shape[1], Lesson(pictures)
+    network = ViT(ViTConfig(channels, pictures.number, SIDE, PATCH, b.width, b.depth, b.heads, mlp=4 * b.width))
     if kind == KINDS[1]:
         network.positions.requires_grad_(False).zero_()
+    names = tuple(map(str, range(pictures.number)))
     method = Classification(network, ClassificationOptions(classes=names, size=SIDE))
     steps = max(1, len(train) // b.batch)
     config = TrainConfig(
@@ -188,15 +145,16 @@ def learn(kind: str, train: Pictures, test: Pictures, names: tuple[str, ...], se
     )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        history = fit(method, train, None, config, place, validate=lambda m: scored(m, test), progress=False).history
+        validate = partial(scored, pictures=pictures)
+        history = fit(method, train, None, config, place, validate=validate, progress=False).history
     return network.eval(), history[["step", "accuracy"]]
 
 
 @torch.no_grad()
-def scored(method: Classification, test: Pictures) -> dict[str, float]:
-    """Measure the part of the images that is right."""
-    found = torch.cat([method(part).argmax(dim=1) for part in test.images.split(200)])
-    accuracy = float((found == test.classes).float().mean())
+def scored(method: Classification, pictures: Pictures) -> dict[str, float]:
+    """Measure the part of the held-out pictures that is right."""
+    found = torch.cat([method(part).argmax(dim=1) for part in pictures.held_out_pixels.split(200)])
+    accuracy = float((found == pictures.held_out_classes).float().mean())
     return {"accuracy": accuracy, method.watch.name: accuracy}
 
 
@@ -239,7 +197,7 @@ def evenly() -> float:
 # ------------------------------------------------------------------------------------------------- the figure
 
 
-def draw(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> Figure:
+def draw(learned: pd.DataFrame, far: pd.DataFrame, held_out: str) -> Figure:
     """Draw the distance of every head, and the accuracy with positions and without."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -247,7 +205,7 @@ def draw(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> Figure:
     for (kind, seed), curve in learned.groupby(["kind", "seed"], sort=False):
         label = kind if seed == learned["seed"].min() else None
         right.plot(curve["step"], curve["accuracy"], color=COLOURS[kind], label=label)
-    right.set(title=f"right of {tested} test images, a line for each seed", xlabel="step", ylabel="share")
+    right.set(title=f"right of {held_out}", xlabel="step", ylabel="share")
     right.legend(frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)

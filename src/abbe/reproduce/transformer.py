@@ -85,7 +85,7 @@ def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
 
 @torch.no_grad()
 def measure_cache(seed: int) -> pd.DataFrame:
-    """Compute the same outputs word by word with the cache and without: ``difference`` and the processor's seconds of both."""
+    """Compute the same outputs word by word with the cache and without: ``difference`` and the processor's seconds."""
     generator = torch.Generator().manual_seed(seed)
     width = BUDGET.width
     config = TransformerConfig(vocabulary=1000, width=width, depth=3, heads=max(1, width // 32), mlp=4 * width)
@@ -196,9 +196,7 @@ def draw(cache: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> Fi
     left, middle, right = figure.subplots(1, 3)
     for name, label in (("seconds_whole", "all anew for each word"), ("seconds_cached", "cache")):
         left.plot(cache["length"], cache[name], marker="o", markersize=3, label=label)
-    left.set(
-        title="writing four sentences", xlabel="words", ylabel="seconds of the processor", xscale="log", yscale="log"
-    )
+    left.set(title="writing four sentences", xlabel="words", ylabel="processor seconds", xscale="log", yscale="log")
     left.set_xticks(cache["length"], [f"{length}" for length in cache["length"]])
     left.minorticks_off()
     for kind, of_kind in curves.groupby("kind", sort=False):

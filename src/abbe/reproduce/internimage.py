@@ -197,10 +197,10 @@ def judge(accuracies: dict[str, float], points: Points, fields: dict[str, Fields
     sentence = (
         f"of a nucleus's pixels near its outline {own:.1%} of the points lie on it ({shares.share[WEIGHTED]:.1%} as "
         f"they are weighted), {others.share['of another pixel']:.1%} with another pixel's offsets and "
-        f"{others.share['regular grid']:.1%} of a regular grid that reaches as far "
-        f"({points.reach:.1f} pixels); nine tenths of the gradient are spread over {deformable[1]:.0f} pixels against "
-        f"{plain[1]:.0f} of the plain twin, half over {deformable[0]:.0f} and {plain[0]:.0f}; {accuracies['deformable']:.1%} of the nuclei's pixels are told rightly against "
-        f"{accuracies['plain']:.1%}"
+        f"{others.share['regular grid']:.1%} of a regular grid that reaches as far ({points.reach:.1f} pixels); "
+        f"nine tenths of the gradient are spread over {deformable[1]:.0f} pixels against {plain[1]:.0f} of the plain "
+        f"twin, half over {deformable[0]:.0f} and {plain[0]:.0f}; {accuracies['deformable']:.1%} of the nuclei's "
+        f"pixels are told rightly against {accuracies['plain']:.1%}"
     )
     return follows and larger, sentence
 

@@ -13,7 +13,15 @@ from abbe.methods.backbones.dcnv3 import Window
 from abbe.reproduce.claims import ClaimSettings
 from abbe.reproduce.internimage import Budget, PixelNetwork, run
 from abbe.reproduce.receptive_fields import area_of, choose_probes, receptive_fields, spread
-from abbe.reproduce.sampling_points import distances, on_the_same, rearranged, regular_grid, sampling_points
+from abbe.reproduce.sampling_points import (
+    NEAR,
+    distances,
+    near_outline,
+    on_the_same,
+    rearranged,
+    regular_grid,
+    sampling_points,
+)
 from abbe.reproduce.scenes import STRIDE, Scenes, simulate, tiles
 
 TINY = Budget(crop=32, fields=1, steps=2, batch=2, width=8, blocks=2, probes=4)
@@ -97,6 +105,9 @@ def test_shares_of_points_by_hand():
     one = torch.zeros_like(labels, dtype=torch.bool)
     one[0, 2, 3] = True
     assert on_the_same(zeros(labels), labels, one, WINDOW)[0] == pytest.approx(6 / 9)
+    weights = torch.zeros(1, 6, 8, WINDOW.groups, WINDOW.points)
+    weights[..., WINDOW.points // 2] = 1  # all on the middle
+    assert on_the_same(zeros(labels), labels, one, WINDOW, weights)[0] == 1
     one[0, 2, 3], one[0, 0, 0] = False, True  # what lies outside of the picture is not on the nucleus
     assert on_the_same(zeros(labels), labels, one, WINDOW)[0] == pytest.approx(4 / 9)
     inwards = zeros(labels)
@@ -119,12 +130,18 @@ def test_offsets_are_exchanged_among_the_chosen_pixels_only_and_the_grid_reaches
     torch.testing.assert_close(distances(patterns["regular grid"], WINDOW)[inside].mean(), wanted)
 
 
+def test_pixels_near_an_outline_are_those_from_which_it_is_seen():
+    labels = torch.zeros(1, 20, 20, dtype=torch.long)
+    labels[:, :, 10:] = 4
+    assert near_outline(labels)[0].any(0).nonzero().flatten().tolist() == list(range(10 - NEAR, 10 + NEAR))
+
+
 def test_a_fresh_network_follows_nothing(scenes: Scenes):
     """Offsets begin at zero, and so all patterns are the regular grid."""
     torch.manual_seed(0)
     network = PixelNetwork(Budget(width=8, blocks=2), deformable=True).eval()
     points = sampling_points(network, [block.spatial.layer for block in network.blocks], scenes, seed=0)
-    assert points.shares.groupby("pixels").share.nunique().tolist() == [1, 1]
+    assert points.shares.more.to_numpy() == pytest.approx(0, abs=1e-6)
     assert points.reach == pytest.approx(STRIDE * (4 + 4 * 2**0.5) / 9)
     assert scenes.labels[points.picture][points.centres[0]] > 0
     assert scenes.labels[points.picture][points.centres[1]] == 0

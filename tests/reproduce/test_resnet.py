@@ -42,7 +42,8 @@ def test_the_verdict_needs_a_rise_without_shortcuts_and_none_with_them(errors: t
 
 
 def test_a_difference_within_chance_is_none():
-    """Shares of 60 steps of 32 pictures have a standard error of about 1.1 points at one half."""
+    """Shares of 60 steps of 32 pictures have a standard error of about 1.1 points at one half: 3.2 is twice a
+    difference's."""
     errors = dict(zip(NETWORKS, (0.5, 0.51, 0.5, 0.5)))
     assert not judge({name: ended_with(error) for name, error in errors.items()})[0]
     errors |= {"plain-56": 0.6, "ResNet-56": 0.51}

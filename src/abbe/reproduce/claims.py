@@ -62,7 +62,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.resnet",
         "A deeper plain network has a higher training error, a deeper residual network has not.",
         "arXiv:1512.03385",
-        10,
+        3,
         "a folder of images for each class, of 32 x 32 pixels or scaled to it",
     ),
     "convnext": Claim(
@@ -77,7 +77,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.internimage",
         "The points of a deformable convolution follow the object, and its effective receptive field is larger.",
         "arXiv:2211.05778",
-        5,
+        3,
     ),
     "transformer": Claim(
         "transformer",

@@ -8,9 +8,9 @@ pixel is to be told the kind of its nucleus. Who looks at more of the nucleus, a
 
 Two things are looked at in pictures that were not trained on:
 
-- the share of a pixel's sampling points that lie on its own nucleus: of its own points, of those it would have with the
-  offsets of some other pixel of a nucleus, and of a regular grid that reaches as far. Points that only spread out would
-  do no better than either;
+- the share of a pixel's sampling points that lie on its own nucleus, near outlines, where they could miss it: of its
+  own points, of those it would have with the offsets of some other such pixel, and of a regular grid that reaches as
+  far. Points that only spread out would do no better than either;
 - the effective receptive field (Luo et al. 2016, arXiv:1701.04128): how the gradient of an output spreads over the
   image, as the area that holds half of it, and nine tenths.
 
@@ -31,11 +31,12 @@ from matplotlib.figure import Figure
 from torch import nn
 from torch.nn import functional as F
 
+from abbe.methods.backbones.dcnv3 import DCNv3
 from abbe.methods.backbones.internimage import Block, InternImageConfig, layer_norm
 from abbe.reproduce.claims import ClaimSettings, Found
 from abbe.reproduce.pace import Pace
 from abbe.reproduce.receptive_fields import ENERGIES, Fields, choose_probes, receptive_fields
-from abbe.reproduce.sampling_points import Points, sampling_points
+from abbe.reproduce.sampling_points import OWN, WEIGHTED, Points, sampling_points
 from abbe.reproduce.scenes import LEVELS, STRIDE, Scenes, simulate
 from abbe.train.schedule import learning_rate_factor, set_learning_rate
 
@@ -49,11 +50,11 @@ class Budget:
 
     crop: int = 64
     """Extents of a picture, in pixels."""
-    fields: int = 6
+    fields: int = 4
     """Simulated fields of 512 x 512 pixels to train on; one more is held out."""
-    steps: int = 800
+    steps: int = 300
     """Batches for each network."""
-    batch: int = 16
+    batch: int = 8
     """Pictures a batch."""
     width: int = 24
     """Channels."""
@@ -61,7 +62,7 @@ class Budget:
     """Blocks of a network."""
     learning_rate: float = 3e-3
     """The highest one, of AdamW; it falls to zero as half a cosine."""
-    probes: int = 200
+    probes: int = 100
     """Pixels whose receptive field is measured."""
 
 
@@ -77,7 +78,7 @@ def run(settings: ClaimSettings, tell: Callable[[str], None], budget: Budget | N
         torch.manual_seed(settings.seed)
         networks[name] = train(name, PixelNetwork(chosen, deformable), train_scenes, chosen, settings.seed, pace)
     accuracies = {name: accuracy(network, test_scenes) for name, network in networks.items()}
-    layers = [block.spatial.layer for block in networks["deformable"].blocks]
+    layers = [module for module in networks["deformable"].modules() if isinstance(module, DCNv3)]
     points = sampling_points(networks["deformable"], layers, test_scenes, settings.seed)
     probes = choose_probes(test_scenes, chosen.probes, settings.seed)
     fields = {name: receptive_fields(network, test_scenes, probes) for name, network in networks.items()}
@@ -104,10 +105,10 @@ class PixelNetwork(nn.Module):
         config = InternImageConfig(width=budget.width, groups=budget.width // 8, mlp_ratio=2.0, drop_path=0.0)
         self.stem = nn.Conv2d(1, budget.width, 3, STRIDE, padding=1)
         self.norm = layer_norm(budget.width)
-        self.blocks = nn.Sequential(*(Block(config, 0, 0.0) for _ in range(budget.blocks)))
-        if not deformable:
-            for block in self.blocks:
-                block.spatial.layer = PlainConvolution(budget.width)
+        blocks = [Block(config, 0, 0.0) for _ in range(budget.blocks)]
+        for block in blocks if not deformable else ():
+            block.spatial.layer = PlainConvolution(budget.width)
+        self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(layer_norm(budget.width), nn.Linear(budget.width, len(LEVELS)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -171,8 +172,11 @@ def tabulate(accuracies: dict[str, float], points: Points, fields: dict[str, Fie
     """Give a row for each number."""
     rows = [{"what": "accuracy of nucleus pixels", "of": name, "value": value} for name, value in accuracies.items()]
     for row in points.shares.itertuples():
-        what = f"share of points on the same nucleus or background, {row.pixels} pixels"
-        rows.append({"what": what, "of": row.points, "value": row.share, "standard_error": row.standard_error})
+        what = f"share of points on the same nucleus or background, {row.pixels} pixels near an outline"
+        rows.append({"what": what, "of": row.points, "value": row.share})
+        if row.points != OWN:
+            error = {"of": f"own against {row.points}", "value": row.more, "standard_error": row.standard_error}
+            rows.append({"what": f"difference of these shares, {row.pixels} pixels", **error})
     rows.append({"what": "mean distance of points, pixels", "of": "deformable", "value": points.reach})
     for name, one in fields.items():
         for share, areas in zip(ENERGIES, one.areas.T, strict=True):
@@ -185,19 +189,18 @@ def tabulate(accuracies: dict[str, float], points: Points, fields: dict[str, Fie
 def judge(accuracies: dict[str, float], points: Points, fields: dict[str, Fields]) -> tuple[bool, str]:
     """Say whether points of nuclei's pixels follow the nucleus, and whether the field is larger."""
     shares = points.shares[points.shares.pixels == "nucleus"].set_index("points")
-    own = shares.loc["its own"]
-    others = shares.drop("its own")
-    follows = bool((own.share - others.share > CERTAIN * np.hypot(own.standard_error, others.standard_error)).all())
+    own, others = shares.share[OWN], shares.drop([OWN, WEIGHTED])
+    follows = bool((others.more > CERTAIN * others.standard_error).all())
     deformable, plain = (fields[name].areas.mean(0) for name in ("deformable", "plain"))
     certain = CERTAIN * np.hypot(*(one.areas.std(0) / len(one.areas) ** 0.5 for one in fields.values()))
     larger = bool((deformable - plain > certain).all())
     sentence = (
-        f"{own.share:.0%} of the points of a nucleus's pixel lie on that nucleus, against "
-        f"{others.share['of another pixel']:.0%} with another pixel's offsets and {others.share['regular grid']:.0%} "
-        f"of a regular grid that reaches as far ({points.reach:.1f} pixels); nine tenths of the gradient are spread "
-        f"over {deformable[1]:.0f} pixels against {plain[1]:.0f} of the plain twin, half over {deformable[0]:.0f} and "
-        f"{plain[0]:.0f}; {accuracies['deformable']:.1%} of the nuclei's pixels are told rightly against "
-        f"{accuracies['plain']:.1%}"
+        f"of a nucleus's pixels near its outline {own:.1%} of the points lie on it ({shares.share[WEIGHTED]:.1%} as "
+        f"they are weighted), {others.share['of another pixel']:.1%} with another pixel's offsets and "
+        f"{others.share['regular grid']:.1%} of a regular grid that reaches as far ({points.reach:.1f} pixels); "
+        f"nine tenths of the gradient are spread over {deformable[1]:.0f} pixels against {plain[1]:.0f} of the plain "
+        f"twin, half over {deformable[0]:.0f} and {plain[0]:.0f}; {accuracies['deformable']:.1%} of the nuclei's "
+        f"pixels are told rightly against {accuracies['plain']:.1%}"
     )
     return follows and larger, sentence
 
@@ -240,10 +243,10 @@ def draw_shares(axes: Axes, shares: pd.DataFrame) -> None:
     for offset, (kind, colour) in zip((-0.2, 0.2), (("nucleus", "#f2a541"), ("background", "#e45756")), strict=True):
         some = shares[shares.pixels == kind]
         x = np.arange(len(some)) + offset
-        axes.bar(x, 100 * some.share, 0.36, yerr=100 * some.standard_error, color=colour, label=f"{kind} pixels")
+        axes.bar(x, 100 * some.share, 0.36, color=colour, label=f"{kind} pixels")
         for place, share in zip(x, some.share, strict=True):
-            axes.text(place, 3, f"{share:.0%}", ha="center", color="white", fontsize=9)
-    axes.set_xticks(range(len(some)), some.points)
-    axes.set_ylabel("points on the same thing (%)")
+            axes.text(place, 3, f"{share:.1%}", ha="center", color="white", fontsize=8)
+    axes.set_xticks(range(len(some)), some.points.str.replace(", ", ",\n"))
+    axes.set_ylabel("points on the pixel's side of the outline (%)")
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     axes.spines[["top", "right"]].set_visible(False)

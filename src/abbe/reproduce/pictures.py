@@ -15,7 +15,7 @@ from abbe.data.class_samples import read_picture
 from abbe.data.classes import Labelled, class_indices, classes_of, divide, find_classes
 from abbe.data.squares import square
 from abbe.errors import AbbeError
-from abbe.reproduce.digits import draw_digits
+from abbe.reproduce.digits import CLASSES, draw_digits
 
 SIDE = 32
 """Of a picture, in pixels."""
@@ -59,8 +59,8 @@ def load_pictures(folder: Path | None, number: int, held_out: int, seed: int) ->
     """
     if folder is None:
         generator = np.random.default_rng(seed)
-        parts = [draw_digits(count, SIDE, generator) for count in (number, held_out)]
-        return normalised(*parts, 10, "drawn digits")
+        drawn = [draw_digits(count, SIDE, generator) for count in (number, held_out)]
+        return normalised(drawn[0], drawn[1], CLASSES, "drawn digits")
     images = find_classes(folder)
     classes = classes_of(images)
     if len(classes) < 2:
@@ -68,7 +68,7 @@ def load_pictures(folder: Path | None, number: int, held_out: int, seed: int) ->
     train, test = split(images, seed)
     chosen = [some_of_each(part, count, seed) for part, count in ((train, number), (test, held_out))]
     parts = [(read_all(part), class_indices(part, classes)) for part in chosen]
-    return normalised(*parts, len(classes), folder.name)
+    return normalised(parts[0], parts[1], len(classes), folder.name)
 
 
 def split(images: Sequence[Labelled], seed: int) -> tuple[list[Labelled], list[Labelled]]:
@@ -106,7 +106,5 @@ def normalised(
     """Bring the channels of the pictures to train on to mean 0 and deviation 1, and the others as they were."""
     mean = train[0].mean((0, 2, 3), keepdims=True)
     deviation = np.maximum(train[0].std((0, 2, 3), keepdims=True), 1e-6)
-    tensors = []
-    for pixels, classes in (train, held_out):
-        tensors += [torch.from_numpy((pixels - mean) / deviation), torch.from_numpy(classes)]
-    return Pictures(*tensors, number, source)
+    pixels, others = (torch.from_numpy((part[0] - mean) / deviation) for part in (train, held_out))
+    return Pictures(pixels, torch.from_numpy(train[1]), others, torch.from_numpy(held_out[1]), number, source)

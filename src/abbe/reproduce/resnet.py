@@ -3,8 +3,9 @@
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385, Section 4.2 and
 Figure 6. The networks are the paper's: 20 and 56 layers for pictures of 32 x 32 pixels, with shortcuts and without. The
 training is not: minutes in place of 64,000 steps, on a part of the pictures and without augmentation, so that errors
-are far above the paper's. What is compared is the training error, which is where the paper finds the degradation; that
-a network generalises badly would be another matter.
+are far above the paper's; and AdamW in place of stochastic gradient descent, with which the deep residual network is
+still at its start when these minutes are over. What is compared is the training error, which is where the paper finds
+the degradation; that a network generalises badly would be another matter.
 """
 
 from __future__ import annotations
@@ -41,20 +42,20 @@ CERTAIN = 2.0
 class Budget:
     """What a run costs; every network gets the same."""
 
-    images: int = 4000
+    images: int = 2000
     """Pictures to train on."""
-    held_out: int = 1000
+    held_out: int = 500
     """Pictures that are only looked at when all is done."""
-    steps: int = 400
+    steps: int = 300
     """Batches."""
-    batch: int = 32
+    batch: int = 16
     """Pictures a batch."""
-    warmup: int = 40
+    warmup: int = 30
     """Steps in which the learning rate rises; the paper warms its deepest network up."""
-    learning_rate: float = 0.05
+    learning_rate: float = 2e-3
     """The highest one; it falls to zero as half a cosine."""
     weight_decay: float = 1e-4
-    """As in the paper, with momentum 0.9."""
+    """As in the paper, though decoupled from the gradient."""
 
 
 @dataclass
@@ -103,13 +104,11 @@ def run(settings: ClaimSettings, tell: Callable[[str], None], budget: Budget | N
 
 
 def train(name: str, config: ResNetCifarConfig, pictures: Pictures, budget: Budget, seed: int, pace: Pace) -> Trained:
-    """Train one network by stochastic gradient descent, and look at the held-out pictures once."""
+    """Train one network by AdamW, and look at the held-out pictures once."""
     channels = pictures.pixels.shape[1]
     network = build(ResNetCifarConfig(channels, pictures.number, config.blocks, config.width, config.shortcuts))
     network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        network.parameters(), budget.learning_rate, momentum=0.9, weight_decay=budget.weight_decay
-    )
+    optimizer = torch.optim.AdamW(network.parameters(), budget.learning_rate, weight_decay=budget.weight_decay)
     optimizer.param_groups[0]["highest_lr"] = budget.learning_rate
     losses, errors = np.zeros(budget.steps), np.zeros(budget.steps)
     for step, chosen in enumerate(batches(len(pictures.classes), budget, seed)):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
 from torch import nn
+from torch.nn import functional as F
 
 from abbe.methods.backbones.dcnv3 import DCNv3, Window, places
 from abbe.reproduce.scenes import STRIDE, Scenes
+
+NEAR = 3
+"""Pixels of the map, around a pixel, in which there has to be an outline."""
+OWN, WEIGHTED = "its own", "its own, weighted"
+"""The points of a pixel, and the same counted as much as the network counts them."""
 
 
 @dataclass
@@ -20,8 +28,9 @@ class Points:
     """Where the deformable network looks, of all its blocks together."""
 
     shares: pd.DataFrame
-    """A row for each kind of pixel and each pattern of points: the share on the pixel's own nucleus or, of background,
-    on background, and the standard error over pictures."""
+    """A row for each kind of pixel and each pattern of points, of pixels near an outline: the ``share`` on the pixel's
+    own nucleus or, of background, on background; how much ``more`` its own points have; the ``standard_error`` of this
+    difference over pictures."""
     reach: float
     """Mean distance of a nucleus pixel's points from it, in pixels of the image."""
     shown: list[np.ndarray]
@@ -47,17 +56,19 @@ def sampling_points(network: nn.Module, layers: Sequence[DCNv3], scenes: Scenes,
     seed
         Of the exchange of offsets.
     """
-    window = layers[0].window
-    offsets = record_offsets(network, layers, scenes.images)
+    window, near = layers[0].window, near_outline(scenes.labels)
+    offsets = record(network, [layer.offset for layer in layers], scenes.images)
+    weights = record(network, [layer.mask for layer in layers], scenes.images)
     generator = torch.Generator().manual_seed(seed)
     rows = []
-    for kind, pixels in (("nucleus", scenes.labels > 0), ("background", scenes.labels == 0)):
-        patterns = [rearranged(offset, pixels, window, generator) for offset in offsets]
-        for name in patterns[0]:
-            shares = torch.stack([on_the_same(one[name], scenes.labels, pixels, window) for one in patterns]).mean(0)
-            shares = shares[shares.isfinite()]
-            error = float(shares.std() / len(shares) ** 0.5)
-            rows.append({"pixels": kind, "points": name, "share": float(shares.mean()), "standard_error": error})
+    for kind, pixels in (("nucleus", near & (scenes.labels > 0)), ("background", near & (scenes.labels == 0))):
+        shares: dict[str, list[torch.Tensor]] = defaultdict(list)  # of each layer (N,)
+        for offset, weight in zip(offsets, weights, strict=True):
+            for name, moved in rearranged(offset, pixels, window, generator).items():
+                shares[name].append(on_the_same(moved, scenes.labels, pixels, window))
+            counting = weight.unflatten(-1, (window.groups, -1)).softmax(-1)
+            shares[WEIGHTED].append(on_the_same(offset, scenes.labels, pixels, window, counting))
+        rows += compared(kind, {name: torch.stack(some).mean(0) for name, some in shares.items()})
     inside = scenes.labels > 0
     reach = STRIDE * float(np.mean([distances(offset, window)[inside].mean() for offset in offsets]))
     picture = int((inside.float().mean((-2, -1)) - 0.5).abs().argmin())
@@ -67,11 +78,37 @@ def sampling_points(network: nn.Module, layers: Sequence[DCNv3], scenes: Scenes,
     return Points(pd.DataFrame(rows), reach, shown, centres, picture)
 
 
-def record_offsets(network: nn.Module, layers: Sequence[DCNv3], images: torch.Tensor) -> list[torch.Tensor]:
-    """Give the offsets of each layer, (N, Y, X, G P 2)."""
+def compared(kind: str, shares: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """Compare the shares (N,) of pictures, each picture with itself; those without such pixels are left out."""
+    rows = []
+    for name, some in shares.items():
+        more = shares[OWN] - some
+        more = more[more.isfinite()]
+        error = float(more.std() / len(more) ** 0.5)
+        rows.append(
+            {
+                "pixels": kind,
+                "points": name,
+                "share": float(some[some.isfinite()].mean()),
+                "more": float(more.mean()),
+                "standard_error": error,
+            }
+        )
+    return rows
+
+
+def near_outline(labels: torch.Tensor) -> torch.Tensor:
+    """Mark the pixels (N, Y, X) that have an outline within a few; of others all points are on the same side."""
+    values, extent = labels[:, None].float(), 2 * NEAR + 1
+    highest, lowest = F.max_pool2d(values, extent, 1, NEAR), -F.max_pool2d(-values, extent, 1, NEAR)
+    return (highest != lowest)[:, 0]
+
+
+def record(network: nn.Module, layers: Sequence[nn.Module], images: torch.Tensor) -> list[torch.Tensor]:
+    """Give what each of some layers within a network gives, (N, Y, X, ...)."""
     recorded: list[list[torch.Tensor]] = [[] for _ in layers]
     hooks = [
-        layer.offset.register_forward_hook(lambda _, __, offset, kept=kept: kept.append(offset))
+        layer.register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
         for layer, kept in zip(layers, recorded, strict=True)
     ]
     for part in images.split(16):
@@ -91,7 +128,7 @@ def rearranged(
     grid = regular_grid(window)  # (G, P, 2)
     factor = distances(offset, window)[pixels].mean() / grid.norm(dim=-1).mean()
     regular = ((factor - 1) * grid).flatten().expand_as(offset)
-    return {"its own": offset, "of another pixel": exchanged, "regular grid": regular}
+    return {OWN: offset, "of another pixel": exchanged, "regular grid": regular}
 
 
 def regular_grid(window: Window) -> torch.Tensor:
@@ -104,14 +141,24 @@ def distances(offset: torch.Tensor, window: Window) -> torch.Tensor:
     return (regular_grid(window) + offset.unflatten(-1, (window.groups, window.points, 2))).norm(dim=-1).mean((-2, -1))
 
 
-def on_the_same(offset: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor, window: Window) -> torch.Tensor:
-    """Give the share of the points of some pixels that have the pixel's label, for each picture; NaN without pixels."""
+def on_the_same(
+    offset: torch.Tensor,
+    labels: torch.Tensor,
+    pixels: torch.Tensor,
+    window: Window,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Give the share of the points of some pixels that have the pixel's label, (N,); NaN of pictures without pixels.
+
+    With ``weights`` (N, Y, X, G, P), of sum 1 over P, points count so much.
+    """
     number, rows, columns = labels.shape
     x, y = places(offset, window).round().long().unbind(-1)  # (N, Y, X, G, P)
     within = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     picture = torch.arange(number).view(-1, 1, 1, 1, 1)
     found = labels[picture, y.clamp(0, rows - 1), x.clamp(0, columns - 1)]
-    same = ((found == labels[..., None, None]) & within).float().mean((-2, -1))
+    same = ((found == labels[..., None, None]) & within).float()
+    same = (same.mean(-1) if weights is None else (same * weights).sum(-1)).mean(-1)
     return torch.stack([one[some].mean() for one, some in zip(same, pixels, strict=True)])
 
 

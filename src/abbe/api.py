@@ -22,9 +22,11 @@ from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
+from abbe.reproduce.run import reproduce
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
+from abbe.translation import Translator
 
 __all__ = [
     "classify",
@@ -37,8 +39,10 @@ __all__ = [
     "load",
     "measure",
     "read",
+    "reproduce",
     "segment",
     "train",
+    "translate",
 ]
 
 if TYPE_CHECKING:
@@ -245,6 +249,29 @@ def embed(image: Any, model: str | Path | Model, objects: Any = None, **settings
     return embed_image(Embedder(loaded, build_config(EmbedSettings, settings, "embed")), image, objects)
 
 
+def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:
+    """Write what a model has learnt to write behind each text.
+
+    Parameters
+    ----------
+    texts
+        Of the characters that the model knows, and not longer than it can take.
+    model
+        Name or file of a translation, or what :func:`load` gave.
+
+    Raises
+    ------
+    AbbeError
+        When a text does not fit the model, or the model is for images.
+
+    Examples
+    --------
+    >>> abbe.api.translate(["123+45"], "runs/sequences")  # doctest: +SKIP
+    ['168']
+    """
+    return Translator(model if isinstance(model, Model) else load(model))(texts)
+
+
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
     """Train the method of a recipe on annotated images; see :func:`abbe.learn.train_recipe` for the options."""
     from abbe.learn import train_recipe  # brings the trainer, which nothing else needs
@@ -254,7 +281,12 @@ def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **op
 
 
 def evaluate(
-    model: str | Path | Model, data: str | Path, *, split: str | None = None, groups: str = "", **settings: Any
+    model: str | Path | Model,
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    groups: str = "",
+    **settings: Any,
 ) -> Evaluation:
     """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
 
@@ -263,7 +295,8 @@ def evaluate(
     model
         Name, file, or what :func:`load` gave.
     data
-        A folder with images and their labels, or for a model of classes with a folder of images for each.
+        A folder with images and their labels, or for a model of classes with a folder of images for each; a model of
+        sums makes those to test with itself.
     split
         Which of the folder's splits to take where it has some: test unless given.
     groups
@@ -273,7 +306,8 @@ def evaluate(
         Fields of :class:`~abbe.settings.SegmentSettings`.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"), groups)
+    chosen = build_config(SegmentSettings, settings, "evaluate")
+    return evaluate_model(loaded, None if data is None else Path(data), split, chosen, groups)
 
 
 def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str, Any]:

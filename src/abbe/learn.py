@@ -32,9 +32,11 @@ from abbe.learn_classes import (
     settle_options,
     start_from,
 )
+from abbe.learn_sequences import sequence_training_data, sequence_validation, settle_sequences, sums_of
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
+from abbe.train.batches import TrainingSet
 from abbe.train.fit import FitResult, fit
 from abbe.train.processes import Processes
 from abbe.train.recipe import Recipe, dump_recipe, load_recipe
@@ -58,6 +60,13 @@ class Trained:
     verb: str = "segment"
     """What the model is for."""
 
+    @property
+    def usage(self) -> str:
+        """Say how to use the model."""
+        if self.verb == "translate":
+            return f'in Python: abbe.api.translate(texts, "{self.run}")'
+        return f"abbe {self.verb} IMAGES --model {self.run}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -77,6 +86,7 @@ def train_recipe(
     from_scratch: bool = False,
     resume: bool = False,
     tell: Callable[[str], None] = logger.info,
+    progress: bool = True,
 ) -> Trained:
     """Train the method of a recipe on annotated images.
 
@@ -96,6 +106,8 @@ def train_recipe(
         Go on with the run that is in ``out``.
     tell
         Gets a line for everything worth knowing before the training begins, in the process that leads.
+    progress
+        Show progress on standard error.
 
     Raises
     ------
@@ -112,8 +124,8 @@ def train_recipe(
     if from_scratch:
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
-    lesson = _class_lesson(recipe, tell) if _of_classes(recipe) else _object_lesson(recipe, run, tell)
-    tell(f"training on {lesson.images} images, validating on {lesson.validation_images}")
+    lesson = _lesson(recipe, run, tell)
+    tell(lesson.plan)
     result = fit(
         lesson.method,
         lesson.training_set,
@@ -123,13 +135,14 @@ def train_recipe(
         recipe_text=dump_recipe(recipe),
         validate=lesson.validate,
         resume=resume,
+        progress=progress,
     )
     path = run / "model.safetensors"
     if result.leads:
         if lesson.measure:
             lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
         save_model(path, lesson.method.state_dict(), lesson.description)
-    return Trained(path, run, result, "classify" if _of_classes(recipe) else "segment")
+    return Trained(path, run, result, lesson.verb)
 
 
 @dataclass(frozen=True)
@@ -138,17 +151,32 @@ class Lesson:
 
     method: Any
     description: Description
-    training_set: TrainingDataset
-    images: int
-    validation_images: int
+    training_set: TrainingSet
+    plan: str
+    """A line that says how much there is to train and to validate on."""
     validate: Callable[[Any], dict[str, float]] | None
     """Scores the method as it stands; None where there is nothing to validate on."""
     measure: Callable[[], dict[str, float]] | None
     """Scores the finished method, for its description."""
+    verb: str
+    """What the model will be for."""
 
 
-def _of_classes(recipe: Recipe) -> bool:
-    return (recipe.objective or entry(recipe.method).objective) == "classification"
+def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
+    """Prepare what the objective of a recipe asks for."""
+    objective = _objective(recipe)
+    if objective == "masked_tokens":
+        raise AbbeError(
+            f"recipe {recipe.name}: nothing makes or reads sequences for masked tokens; train them from Python with "
+            "abbe.train.fit.fit"
+        )
+    if objective == "translation":
+        return _sequence_lesson(recipe, tell)
+    return _class_lesson(recipe, tell) if objective == "classification" else _object_lesson(recipe, run, tell)
+
+
+def _objective(recipe: Recipe) -> str:
+    return recipe.objective or entry(recipe.method).objective
 
 
 def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
@@ -168,10 +196,10 @@ def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Le
         method,
         description,
         training_set,
-        sum(len(source.train) for source in sources),
-        len(validation),
+        _counted(sum(len(source.train) for source in sources), len(validation)),
         score if validation else None,
         partial(score, method) if validation else None,
+        "segment",
     )
 
 
@@ -187,11 +215,28 @@ def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
         method,
         description,
         training_set,
-        len(source.train),
-        len(source.validation),
+        _counted(len(source.train), len(source.validation)),
         validation,
         partial(finish, method, validation, description) if validation else None,
+        "classify",
     )
+
+
+def _sequence_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on sums that are made."""
+    sums = sums_of(recipe)
+    settle_sequences(recipe, sums)
+    description = describe(recipe)
+    description.axes = "N"
+    method = starting_method(recipe, description, tell)
+    validation = sequence_validation(sums)
+    plan = f"training on sums of up to {sums.digits} digits, validating on {sums.validated} that are held out"
+    data = sequence_training_data(recipe, method, sums)
+    return Lesson(method, description, data, plan, validation, partial(validation, method), "translate")
+
+
+def _counted(train: int, validation: int) -> str:
+    return f"training on {train} images, validating on {validation}"
 
 
 def _known_classes(recipe: Recipe) -> tuple[str, ...] | None:
@@ -269,7 +314,8 @@ def describe(recipe: Recipe) -> Description:
     options = build_config(_options_type(objective), recipe.options, f"{recipe.name}: options")
     ends = {"in_channels": recipe.data.in_channels}
     ends |= {name: getattr(options, name) for name in ("out_channels", "num_classes") if hasattr(options, name)}
-    base = dataclasses.asdict(variant(recipe.method)) | ends
+    published = dataclasses.asdict(variant(recipe.method))
+    base = published | {name: value for name, value in ends.items() if name in published}
     config = build_config(type(variant(recipe.method)), base | recipe.network, f"{recipe.name}: network")
     normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     return Description(
@@ -302,7 +348,7 @@ def starting_method(recipe: Recipe, description: Description, tell: Callable[[st
     torch.manual_seed(recipe.train.seed)
     method = build_method(description)
     if recipe.start_from:
-        if _of_classes(recipe):
+        if _objective(recipe) == "classification":
             start_from(method, recipe, description.config, tell)
             return method
         start = load_model(recipe.start_from)

@@ -184,6 +184,8 @@ def test_what_is_known_of_a_file_goes_into_the_model(tmp_path: Path, monkeypatch
     assert description.licence == "MIT"
     assert description.data == ["ImageNet-22k, as https://dl.fbaipublicfiles.com/convnext/convnext_tiny_22k_224.pth"]
     assert description.colours == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "size": 224}
+    assert description.normalization == {"kind": "range"}
+    assert description.options == {"size": 224}
 
 
 def test_convert_tells_what_it_needs(file: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import tifffile
 
-from abbe import cli
 from abbe.classification import Classifier
+from abbe.cli.main import main
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def classify(texture_run: Path, textures: Any, tmp_path: Path, capsys: Any, monk
     def call(*words: Any) -> tuple[int, str, str]:
         given = [str(word) for word in words]
         with pytest.raises(SystemExit) as ended:
-            cli.main(["classify", *given, "--model", str(texture_run), "--device", "cpu", "--precision", "exact"])
+            main(["classify", *given, "--model", str(texture_run), "--device", "cpu", "--precision", "exact"])
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return int(ended.value.code or 0), printed.out, printed.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -371,6 +372,7 @@ def test_info_models_recipes_and_show(run: Callable[..., Ran], bright_file: Path
     assert "nuclei" in run("recipes").out
     assert "arXiv:1505.04597" in run("show", "unet_2015").out
     assert run("show", "unet_2051").code == 2
+    assert "unet_residual_tiny" in run("show", bright_file).out
 
 
 def test_version_and_help(run: Callable[..., Ran]) -> None:
@@ -425,10 +427,30 @@ def test_published_weights_are_listed_and_converted(run: Callable[..., Ran], tmp
     network = build(VARIANTS["resnet_tiny"])
     torch.save(LAYOUTS[0].to_theirs(network.state_dict(), {}), tmp_path / "theirs.pth")
     words = ("convert", tmp_path / "theirs.pth", "--to", tmp_path / "mine.safetensors", "--network", "resnet_tiny")
-    assert run(*words).code == 0
+    converted = run(*words)
+    assert converted.code == 0
+    assert "M parameters; 3 channels; 3 classes, whose names are not known" in converted.out
+    assert "licence unknown" in converted.out
     assert read_model(tmp_path / "mine.safetensors")[1].network == "resnet_tiny"
     again = run(*words)
     assert again.code == 2
     assert "is there already; --overwrite replaces it" in again.err
     assert run(*words, "--overwrite", "--in-channels", 1, "--num-classes", 0).code == 0
     assert read_model(tmp_path / "mine.safetensors")[1].config["num_classes"] == 0
+
+
+def test_export_says_what_it_wrote_and_refuses_the_rest(
+    run: Callable[..., Ran], bright_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    words = ("export", bright_file, "--to", "openvino", "--out", tmp_path / "a.xml")
+    ran = run(*words)
+    assert ran.code == 0
+    assert "foreground and depth of bright for images of extents" in ran.out
+    assert run(*words).code == 2
+    assert run(*words, "--overwrite").code == 0
+    assert run("export", bright_file, "--to", "coreml").code == 2
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    missing = run(*words, "--overwrite")
+    assert missing.code == 2
+    assert "pip install 'abbe[fast]'" in missing.err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,13 @@ from scipy import ndimage
 
 from abbe import model as model_module
 from abbe import segmentation as segmentation_module
+from abbe.batch import Outputs
+from abbe.data import stored_labels
 from abbe.data.read import read
 from abbe.data.select import select
+from abbe.data.stored_labels import StoredLabels
 from abbe.errors import AbbeError
+from abbe.folders import segment_files
 from abbe.methods.segmentation.instances import InstanceSegmentation
 from abbe.model import Model, load_model
 from abbe.segmentation import Canvas, Numbering
@@ -204,27 +210,57 @@ def test_the_planes_of_a_stack_share_their_brightness(bright: Model, plain: Segm
 def test_objects_at_the_border_can_be_dropped(
     bright: Model, plain: SegmentSettings, discs: Draw, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segmentation_module, "IN_MEMORY", memory)  # the second time labels lie in a file
+    monkeypatch.setattr(segmentation_module, "IN_MEMORY", memory)  # the second time labels lie on the disk
     image, labels = discs((90, 90), 14, 5)
     cut = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     assert len(cut) > 1
-    found = bright.predict(image, dataclasses.replace(plain, drop_border=True)).labels
+    found = np.asarray(bright.predict(image, dataclasses.replace(plain, drop_border=True)).labels)
     assert np.array_equal(found > 0, (labels > 0) & ~np.isin(labels, cut))
     assert np.unique(found).tolist() == list(range(labels.max() - len(cut[cut > 0]) + 1))
 
 
-def test_a_label_image_in_a_file_goes_with_the_result(
-    bright: Model, plain: SegmentSettings, discs: Draw, monkeypatch: pytest.MonkeyPatch
+def contents(file: Path) -> Any:
+    """What a file holds; of an archive without the times of writing."""
+    if file.suffix != ".zip":
+        return file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        return [(member.filename, member.CRC) for member in archive.infolist()]
+
+
+def test_labels_on_the_disk_go_with_their_last_reader(
+    bright: Model, plain: SegmentSettings, discs: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segmentation_module, "IN_MEMORY", 100)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     image, expected = discs()
     result = bright.predict(image, plain)
-    assert isinstance(result.labels, np.memmap)
-    folder = Path(str(result.labels.filename)).parent
-    assert np.array_equal(result.labels, expected)
     assert len(result.objects) == expected.max()
+    labels = result.labels
     del result
-    assert not folder.exists()
+    assert isinstance(labels, StoredLabels)
+    assert np.array_equal(labels, expected)
+    assert len(list(tmp_path.iterdir())) == 1
+    del labels
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("axes", "format"), [("YX", "zarr"), ("TYX", "tiff"), ("ZYX", "zarr")])
+def test_labels_on_the_disk_give_the_same_files(
+    bright: Model, discs: Draw, tmp_path: Path, axes: str, format: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = SegmentSettings(device="cpu", precision="exact", tile=96, diameter=16, z="all", time="all")
+    monkeypatch.setattr(stored_labels, "CHUNK", 64)
+    image = np.stack([discs((130, 150), 20, seed)[0] for seed in range(3)])
+    tifffile.imwrite(tmp_path / "a.ome.tif", image if len(axes) == 3 else image[0], metadata={"axes": axes})
+    written = []
+    for memory, name in ((2**26, "memory"), (0, "disk")):
+        monkeypatch.setattr(segmentation_module, "IN_MEMORY", memory)
+        out = tmp_path / name
+        assert bright.path is not None
+        segment_files([tmp_path / "a.ome.tif"], Outputs(out, rois=True, format=format), bright.path, chosen)
+        files = [file for file in out.rglob("*") if file.is_file() and file.relative_to(out).parts[0][0] in "ao"]
+        written.append({str(file.relative_to(out)): contents(file) for file in files})
+    assert written[0] == written[1]
 
 
 def test_small_objects_can_be_dropped(bright: Model, plain: SegmentSettings) -> None:
@@ -398,4 +434,4 @@ def test_dropping_the_border_leaves_the_inner_objects(height: int, width: int, s
     edge[1:-1, 1:-1] = False
     kept = [label for label in range(1, labels.max() + 1) if not edge[labels == label].any()]
     expected = sum((np.where(labels == label, i, 0) for i, label in enumerate(kept, 1)), np.zeros_like(labels))
-    assert np.array_equal(canvas.array, expected)
+    assert np.array_equal(canvas.finish(), expected)

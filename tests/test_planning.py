@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import tifffile
 
@@ -60,6 +61,26 @@ def test_short_memory_is_said_with_a_tile_that_fits(bright: Model, monkeypatch: 
     assert "free" not in str(bright.plan(image, settings))
 
 
+def test_what_grows_with_an_image_is_counted(bright: Model) -> None:
+    """Rows of objects, rows of tiles that wait, bands of a mask; labels until they go to the disk."""
+    settings = dataclasses.replace(PLAIN, tile=1024)
+    shapes = ((1000, 1000), (2000, 2000), (4000, 4000), (30_000, 30_000), (90_000, 10_000), (30_000, 60_000))
+    fields = [np.broadcast_to(np.uint16(0), shape) for shape in shapes]
+    small, medium, large, larger, narrow, largest = (bright.plan(field, settings).memory for field in fields)
+    assert medium - small > 4 * (2000**2 - 1000**2)
+    assert large < narrow < larger < largest < larger + 2**30
+
+
+def test_what_reading_keeps_is_counted(bright: Model, tmp_path: Path) -> None:
+    image = np.zeros((3000, 3000), np.uint16)
+    tifffile.imwrite(tmp_path / "plain.tif", image)
+    tifffile.imwrite(tmp_path / "tiles.tif", image, tile=(256, 256), compression="zlib")
+    PIL.Image.fromarray(image).save(tmp_path / "whole.png")
+    plain, *others = (bright.plan(tmp_path / name, PLAIN).memory for name in ("plain.tif", "tiles.tif", "whole.png"))
+    assert [other - plain for other in others] == [image.nbytes, image.nbytes]
+    assert bright.plan(image, PLAIN).memory == plain
+
+
 def test_long_runs_are_announced_and_short_ones_are_not(bright: Model, discs: Draw) -> None:
     told: list[str] = []
     bright.predict(discs()[0], PLAIN, tell=told.append)
@@ -74,8 +95,10 @@ def test_labels_that_do_not_fit_into_memory_are_said_to_need_disk(
 ) -> None:
     monkeypatch.setattr(planning, "IN_MEMORY", 100)
     plan = bright.plan(np.zeros((200, 300), np.uint16), PLAIN)
-    assert plan.disk == 4 * 200 * 300
+    assert 0 < plan.disk < 4 * 200 * 300
     assert "of disk" in str(plan)
+    monkeypatch.setattr(planning, "IN_MEMORY", 200 * 300)
+    assert bright.plan(np.zeros((200, 300), np.uint16), PLAIN).disk == 0
 
 
 def test_a_dry_run_tells_every_image_and_writes_nothing(bright_file: Path, discs: Draw, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _torchvision_names(network: Any) -> dict[str, torch.Tensor]:
 def test_what_cannot_be_shown_is_told(backbone_file: Write, bright: Model, published: Model) -> None:
     with pytest.raises(AbbeError, match="model 'bright' does not look at whole pictures; expected a classifier"):
         views_of(bright)
-    with pytest.raises(AbbeError, match="looks at squares of 0 px; give the side with --size"):
+    with pytest.raises(AbbeError, match="does not say how large its pictures are .0 px.; give their side"):
         views_of(load_model(backbone_file(size=0)))
     assert views_of(load_model(backbone_file(size=0)), size=40).size == 40
     with pytest.raises(AbbeError, match="has mean and std of 1 and 1 channels, but takes 3"):

@@ -22,9 +22,11 @@ from abbe.evaluation import Evaluation, evaluate_model
 from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
+from abbe.reproduce.run import reproduce
 from abbe.segmentation import Segmentation
 from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
 from abbe.train.settings import build_config
+from abbe.translation import Translator
 
 __all__ = [
     "classify",
@@ -32,15 +34,19 @@ __all__ = [
     "create",
     "embed",
     "evaluate",
+    "export",
     "info",
     "load",
     "measure",
     "read",
+    "reproduce",
     "segment",
     "train",
+    "translate",
 ]
 
 if TYPE_CHECKING:
+    from abbe.export.export import Exported
     from abbe.learn import Trained
 
 
@@ -102,6 +108,33 @@ def convert(weights: str | Path, to: str | Path, network: str | None = None, **c
         As for :func:`create`.
     """
     return convert_weights(weights, to, network, config)
+
+
+def export(model: str | Path | Model, to: str, out: str | Path | None = None, *, overwrite: bool = False) -> Exported:
+    """Write a model for other engines: ONNX, OpenVINO, or a package for bioimage.io.
+
+    What was written is run and compared with the plain float32 forward; only then does it appear.
+
+    Parameters
+    ----------
+    model
+        Name, file, or what :func:`load` gave; or the name of a network, which is written with random weights.
+    to
+        "onnx", "openvino" or "bioimageio".
+    out
+        File to write; the model's name in the working directory unless given.
+    overwrite
+        Replace files that are there.
+
+    Raises
+    ------
+    AbbeError
+        When packages are missing (``pip install 'abbe[export]'``), the model cannot be exported, the file is there
+        already, or it does not compute what Abbe computes.
+    """
+    from abbe.export.export import export_model  # brings the simulated samples, which nothing else here needs
+
+    return export_model(model, to, out, overwrite)
 
 
 def segment(image: Any, model: str | Path | Model = "nuclei", **settings: Any) -> Segmentation:
@@ -216,6 +249,29 @@ def embed(image: Any, model: str | Path | Model, objects: Any = None, **settings
     return embed_image(Embedder(loaded, build_config(EmbedSettings, settings, "embed")), image, objects)
 
 
+def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:
+    """Write what a model has learnt to write behind each text.
+
+    Parameters
+    ----------
+    texts
+        Of the characters that the model knows, and not longer than it can take.
+    model
+        Name or file of a translation, or what :func:`load` gave.
+
+    Raises
+    ------
+    AbbeError
+        When a text does not fit the model, or the model is for images.
+
+    Examples
+    --------
+    >>> abbe.api.translate(["123+45"], "runs/sequences")  # doctest: +SKIP
+    ['168']
+    """
+    return Translator(model if isinstance(model, Model) else load(model))(texts)
+
+
 def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **options: Any) -> Trained:
     """Train the method of a recipe on annotated images; see :func:`abbe.learn.train_recipe` for the options."""
     from abbe.learn import train_recipe  # brings the trainer, which nothing else needs
@@ -225,7 +281,12 @@ def train(recipe: str | Path, data: Sequence[str | Path] | str | Path = (), **op
 
 
 def evaluate(
-    model: str | Path | Model, data: str | Path, *, split: str | None = None, groups: str = "", **settings: Any
+    model: str | Path | Model,
+    data: str | Path | None = None,
+    *,
+    split: str | None = None,
+    groups: str = "",
+    **settings: Any,
 ) -> Evaluation:
     """Measure a model on annotated images: the scores of the whole set, with intervals over its images.
 
@@ -234,7 +295,8 @@ def evaluate(
     model
         Name, file, or what :func:`load` gave.
     data
-        A folder with images and their labels, or for a model of classes with a folder of images for each.
+        A folder with images and their labels, or for a model of classes with a folder of images for each; a model of
+        sums makes those to test with itself.
     split
         Which of the folder's splits to take where it has some: test unless given.
     groups
@@ -244,7 +306,8 @@ def evaluate(
         Fields of :class:`~abbe.settings.SegmentSettings`.
     """
     loaded = model if isinstance(model, Model) else load(model)
-    return evaluate_model(loaded, Path(data), split, build_config(SegmentSettings, settings, "evaluate"), groups)
+    chosen = build_config(SegmentSettings, settings, "evaluate")
+    return evaluate_model(loaded, None if data is None else Path(data), split, chosen, groups)
 
 
 def info(source: Any, model: str | Path = "nuclei", **settings: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from abbe.data.select import Series
 from abbe.data.write import write_labels, write_png, write_table, write_text
 from abbe.data.write_zarr import write_labels_zarr
 from abbe.errors import AbbeError
+from abbe.ops.labels import LabelImage
 from abbe.report.gallery import GalleryItem, choose_gallery
 from abbe.report.images import image_row, warnings_for
 from abbe.report.measure import pixel_size_of
@@ -85,7 +86,7 @@ class Found:
 
     series: Series
     """The image."""
-    labels: np.ndarray
+    labels: LabelImage
     """((Z,) Y, X), of a series with its axes before these; 0 is background."""
     table: ObjectTable
     """Their measurements."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from abbe import __version__
@@ -49,7 +50,7 @@ def _self_test() -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as folder:
         result.save(Path(folder) / "results")
     seconds = time.perf_counter() - start
-    precision = scores([match(simulated.labels, result.labels)])["ap50"]
+    precision = scores([match(simulated.labels, np.asarray(result.labels))])["ap50"]
     found, true = result.labels.max(), simulated.labels.max()
     return precision >= PASS, f"{found} of {true} simulated nuclei, AP@0.5 {precision:.2f}, {seconds:.1f} s"
 

@@ -45,6 +45,8 @@ class Classifier:
     """
 
     def __init__(self, model: Model):
+        if model.method.joins == "sequence":
+            raise AbbeError(f"model {model.name!r} reads sequences and no images; abbe.api.translate uses it")
         if not isinstance(model.method, Classification):
             raise AbbeError(f"model {model.name!r} finds objects and tells no classes; use it with `abbe segment`")
         if not model.method.options.classes:

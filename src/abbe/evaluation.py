@@ -17,14 +17,19 @@ from abbe.data.datasets import Pair, find_pairs, find_splits
 from abbe.data.labels import read_labels
 from abbe.data.read import read
 from abbe.data.select import select
+from abbe.data.sequences import SumsConfig, held_out_sums, to_text
 from abbe.data.write import write_table, write_text
 from abbe.errors import AbbeError
+from abbe.methods.attention.translation import Translation
 from abbe.methods.backbones.classification import Classification
 from abbe.metrics import classes as class_metrics
 from abbe.metrics.instances import bootstrap, match, scores
 from abbe.model import Model
 from abbe.report.classes import class_columns
 from abbe.settings import ClassifySettings, SegmentSettings
+from abbe.train.recipe import parse_recipe
+from abbe.train.settings import build_config
+from abbe.translation import translated, truth_of
 from abbe.weights.file import Description
 
 
@@ -37,7 +42,7 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     """95 % intervals of the deciding numbers, by resampling images."""
     images: pd.DataFrame
-    """One row per image, worst first: objects annotated, found, and AP at IoU 0.5."""
+    """One row per image, worst first: objects annotated, found, and AP at IoU 0.5. Of sequences a row for each."""
 
     def save(self, folder: Path | str) -> None:
         """Write scores.json, with the intervals, and images.csv."""
@@ -49,14 +54,15 @@ class Evaluation:
 
 def evaluate_model(
     model: Model,
-    data: Path,
+    data: Path | None = None,
     split_name: str | None = None,
     settings: SegmentSettings | None = None,
     groups: str = "",
 ) -> Evaluation:
     """Segment annotated images, or classify those in folders of classes, as a user would, and score the result.
 
-    Of classes ``groups`` says which images belong together; see :func:`abbe.data.classes.with_groups`.
+    Of classes ``groups`` says which images belong together; see :func:`abbe.data.classes.with_groups`. A model of sums
+    makes those to test with itself, and takes no data.
 
     Raises
     ------
@@ -64,6 +70,10 @@ def evaluate_model(
         When the folder holds no annotated images, or not the split that was asked for.
     """
     settings = settings or SegmentSettings()
+    if isinstance(model.method, Translation):
+        return evaluate_sums(model, data)
+    if data is None:
+        raise AbbeError(f"model {model.name!r} is measured on annotated images; say where they are with --data FOLDER")
     if isinstance(model.method, Classification):
         return evaluate_classes(model, data, split_name, settings, groups)
     pairs = find_pairs(_split_folder(data, split_name))
@@ -71,7 +81,7 @@ def evaluate_model(
     for pair in pairs:
         truth = read_truth(pair, model.dimensions)
         found = model.predict(pair.image, settings, measure=False).labels
-        matches.append(match(truth["labels"], found, truth["ignore"]))
+        matches.append(match(truth["labels"], np.asarray(found), truth["ignore"]))
     rows = [
         {"image": pair.name, "annotated": m.n_truth, "found": m.n_predicted, "ap50": scores([m])["ap50"]}
         for pair, m in zip(pairs, matches, strict=True)
@@ -114,6 +124,36 @@ def evaluate_classes(
     return Evaluation(class_metrics.scores(probability, truth), intervals, worst_first)
 
 
+def evaluate_sums(model: Model, data: Path | None = None) -> Evaluation:
+    """Let a model add the sums that are kept for testing, and score the result.
+
+    Raises
+    ------
+    AbbeError
+        When there is data, or the model does not say which sums it has learnt.
+    """
+    method = model.method
+    assert isinstance(method, Translation)
+    if data is not None:
+        raise AbbeError(f"--data {data}: model {model.name!r} makes the sums to test with itself; leave it out")
+    recipe = parse_recipe(model.description.recipe)
+    if not recipe.data.sums:
+        raise AbbeError(f"model {model.name!r} does not say which sums it has learnt, so there are none to test with")
+    pairs = held_out_sums(build_config(SumsConfig, recipe.data.sums, f"{model.name}: data.sums"), "test")
+    found = list(translated(method, pairs))
+    rows = [
+        {"source": pair.name, "target": to_text(pair.target), "found": to_text(tokens), "difficulty": pair.difficulty}
+        for pair, tokens in zip(pairs, found, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    table["right"] = table["target"] == table["found"]
+    again = np.random.default_rng(0).binomial(len(table), table["right"].mean(), 1000) / len(table)
+    low, high = np.quantile(again, (0.025, 0.975))
+    worst_first = table.sort_values(["right", "difficulty"], ascending=[True, False], kind="stable", ignore_index=True)
+    scores_found = method.score([{"tokens": tokens} for tokens in found], truth_of(pairs))
+    return Evaluation(scores_found, {"exact_match": (float(low), float(high))}, worst_first)
+
+
 def _split_folder(data: Path, name: str | None) -> Path:
     if not data.is_dir():
         raise AbbeError(f"{data}: no such folder; --data takes a folder with images and their labels")
@@ -135,7 +175,7 @@ def measure(
 ) -> dict[str, float]:
     """Segment every image as a user would, and score it against its annotation."""
     model = Model(method, description)
-    decoded = [{"labels": model.predict(pair.image, settings, measure=False).labels} for pair in pairs]
+    decoded = [{"labels": np.asarray(model.predict(pair.image, settings, measure=False).labels)} for pair in pairs]
     return method.score(decoded, truth)
 
 

@@ -38,9 +38,11 @@ from abbe.learn_restoration import (
     restoration_samples,
     restoration_training_data,
 )
+from abbe.learn_sequences import sequence_training_data, sequence_validation, settle_sequences, sums_of
 from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
+from abbe.train.batches import TrainingSet
 from abbe.train.fit import FitResult, fit
 from abbe.train.processes import Processes
 from abbe.train.recipe import Recipe, dump_recipe, load_recipe
@@ -48,8 +50,11 @@ from abbe.train.settings import build_config
 from abbe.weights.file import Description, save_model
 from abbe.weights.load import load_strict
 
-VERBS = {"classification": "classify", "restoration": "restore"}
-"""What models are for, by their objective; all others segment."""
+UNREADY = {
+    "masked_tokens": "nothing makes or reads sequences for masked tokens",
+    **dict.fromkeys(("noise2void", "n2v2", "structn2v"), "nothing serves noisy images alone yet"),
+}
+"""Objectives that no data can be found for, and why."""
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +70,13 @@ class Trained:
     """History and best score."""
     verb: str = "segment"
     """What the model is for."""
+
+    @property
+    def usage(self) -> str:
+        """Say how to use the model."""
+        if self.verb == "translate":
+            return f'in Python: abbe.api.translate(texts, "{self.run}")'
+        return f"abbe {self.verb} IMAGES --model {self.run}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,7 @@ def train_recipe(
     from_scratch: bool = False,
     resume: bool = False,
     tell: Callable[[str], None] = logger.info,
+    progress: bool = True,
 ) -> Trained:
     """Train the method of a recipe on annotated images.
 
@@ -104,6 +117,8 @@ def train_recipe(
         Go on with the run that is in ``out``.
     tell
         Gets a line for everything worth knowing before the training begins, in the process that leads.
+    progress
+        Show progress on standard error.
 
     Raises
     ------
@@ -121,7 +136,7 @@ def train_recipe(
         recipe.start_from = None
     run = Path(out or Path("runs") / recipe.name)
     lesson = _lesson(recipe, run, tell)
-    tell(f"training on {lesson.images} images, validating on {lesson.validation_images}")
+    tell(lesson.plan)
     result = fit(
         lesson.method,
         lesson.training_set,
@@ -131,13 +146,14 @@ def train_recipe(
         recipe_text=dump_recipe(recipe),
         validate=lesson.validate,
         resume=resume,
+        progress=progress,
     )
     path = run / "model.safetensors"
     if result.leads:
         if lesson.measure:
             lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
         save_model(path, lesson.method.state_dict(), lesson.description)
-    return Trained(path, run, result, VERBS.get(_objective(recipe), "segment"))
+    return Trained(path, run, result, lesson.verb)
 
 
 @dataclass(frozen=True)
@@ -146,31 +162,31 @@ class Lesson:
 
     method: Any
     description: Description
-    training_set: TrainingDataset
-    images: int
-    validation_images: int
+    training_set: TrainingSet
+    plan: str
+    """A line that says how much there is to train and to validate on."""
     validate: Callable[[Any], dict[str, float]] | None
     """Scores the method as it stands; None where there is nothing to validate on."""
     measure: Callable[[], dict[str, float]] | None
     """Scores the finished method, for its description."""
+    verb: str
+    """What the model will be for."""
+
+
+def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
+    """Prepare what the objective of a recipe asks for."""
+    objective = _objective(recipe)
+    if objective in UNREADY:
+        raise AbbeError(f"recipe {recipe.name}: {UNREADY[objective]}; train it from Python with abbe.train.fit.fit")
+    if objective == "translation":
+        return _sequence_lesson(recipe, tell)
+    if objective == "restoration":
+        return _restoration_lesson(recipe, tell)
+    return _class_lesson(recipe, tell) if objective == "classification" else _object_lesson(recipe, run, tell)
 
 
 def _objective(recipe: Recipe) -> str:
     return recipe.objective or entry(recipe.method).objective
-
-
-def _of_classes(recipe: Recipe) -> bool:
-    return _objective(recipe) == "classification"
-
-
-def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
-    """Prepare a training, by what its objective learns from."""
-    objective = _objective(recipe)
-    if objective == "classification":
-        return _class_lesson(recipe, tell)
-    if objective == "restoration":
-        return _restoration_lesson(recipe, tell)
-    return _object_lesson(recipe, run, tell)
 
 
 def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
@@ -190,10 +206,10 @@ def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Le
         method,
         description,
         training_set,
-        sum(len(source.train) for source in sources),
-        len(validation),
+        _counted(sum(len(source.train) for source in sources), len(validation)),
         score if validation else None,
         partial(score, method) if validation else None,
+        "segment",
     )
 
 
@@ -209,11 +225,24 @@ def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
         method,
         description,
         training_set,
-        len(source.train),
-        len(source.validation),
+        _counted(len(source.train), len(source.validation)),
         validation,
         partial(finish, method, validation, description) if validation else None,
+        "classify",
     )
+
+
+def _sequence_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on sums that are made."""
+    sums = sums_of(recipe)
+    settle_sequences(recipe, sums)
+    description = describe(recipe)
+    description.axes = "N"
+    method = starting_method(recipe, description, tell)
+    validation = sequence_validation(sums)
+    plan = f"training on sums of up to {sums.digits} digits, validating on {sums.validated} that are held out"
+    data = sequence_training_data(recipe, method, sums)
+    return Lesson(method, description, data, plan, validation, partial(validation, method), "translate")
 
 
 def _restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
@@ -229,11 +258,15 @@ def _restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
         method,
         description,
         training_set,
-        len(source.train),
-        len(source.validation),
+        _counted(len(source.train), len(source.validation)),
         validation,
         partial(validation, method) if validation else None,
+        "restore",
     )
+
+
+def _counted(train: int, validation: int) -> str:
+    return f"training on {train} images, validating on {validation}"
 
 
 def _known_classes(recipe: Recipe) -> tuple[str, ...] | None:
@@ -311,7 +344,8 @@ def describe(recipe: Recipe) -> Description:
     options = build_config(_options_type(objective), recipe.options, f"{recipe.name}: options")
     ends = {"in_channels": recipe.data.in_channels}
     ends |= {name: getattr(options, name) for name in ("out_channels", "num_classes") if hasattr(options, name)}
-    base = dataclasses.asdict(variant(recipe.method)) | ends
+    published = dataclasses.asdict(variant(recipe.method))
+    base = published | {name: value for name, value in ends.items() if name in published}
     config = build_config(type(variant(recipe.method)), base | recipe.network, f"{recipe.name}: network")
     normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     return Description(
@@ -344,7 +378,7 @@ def starting_method(recipe: Recipe, description: Description, tell: Callable[[st
     torch.manual_seed(recipe.train.seed)
     method = build_method(description)
     if recipe.start_from:
-        if _of_classes(recipe):
+        if _objective(recipe) == "classification":
             start_from(method, recipe, description.config, tell)
             return method
         start = load_model(recipe.start_from)

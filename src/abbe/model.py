@@ -124,6 +124,7 @@ class Model:
         AbbeError
             When the image cannot be read or does not fit the model.
         """
+        self.expect_objects()
         settings = settings or SegmentSettings()
         start = time.perf_counter()
         series = self.select(image, settings)
@@ -137,7 +138,7 @@ class Model:
         store = None
         if work is not None and len(job) > 1:
             store = TileStore(work / "tiles", {"grid": job.grid, "scale": job.scale, **self.identity(settings)})
-        canvas, table = Canvas(series.shape + job.shape, work), ObjectTable(work)
+        canvas, table = Canvas(job.shape, series.shape, work), ObjectTable(work)
         numbering = Numbering(job.shape, settings.drop_border)
         for done, (frame, together) in enumerate(job.objects(job.parts(store, fill)), 1):
             finished = numbering.renumber(together, frame)
@@ -148,10 +149,11 @@ class Model:
             if progress is not None:
                 progress(done / len(job))
         origin = Origin(self.name, self.identity(settings), self.record(), job.predictor.device)
-        return Segmentation(series, canvas, table, origin, job.scale, time.perf_counter() - start)
+        return Segmentation(series, canvas.finish(), table, origin, job.scale, time.perf_counter() - start)
 
     def plan(self, image: Any, settings: SegmentSettings | None = None) -> Plan:
         """Say what :meth:`predict` would do with an image, and what that would take."""
+        self.expect_objects()
         settings = settings or SegmentSettings()
         series = self.select(image, settings)
         return plan_job(self.job(series, settings), series, self.name)
@@ -178,9 +180,11 @@ class Model:
         return dataclasses.replace(job, scale=self.scale(first, job, settings))
 
     def expect_objects(self) -> None:
-        """Refuse to look for objects with a model that tells the class of a whole image."""
+        """Refuse to look for objects with a model that is for something else."""
         if self.method.joins == "whole":
             raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
+        if self.method.joins == "sequence":
+            raise AbbeError(f"model {self.name!r} reads sequences and no images; abbe.api.translate uses it")
 
     def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""

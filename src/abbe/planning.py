@@ -14,10 +14,14 @@ import torch
 
 from abbe.contract import Method
 from abbe.data.select import Series
+from abbe.data.stored_labels import OPEN_BYTES
+from abbe.data.write import BAND
 from abbe.job import BATCH, Job
 from abbe.nn.live_bytes import live_bytes
+from abbe.report.table import IN_MEMORY as IN_TABLE
 from abbe.segmentation import IN_MEMORY
 from abbe.tiling.grid import fit
+from abbe.tiling.merge import MAX_WAITING
 
 GIB = 2**30
 LONG = 16
@@ -26,6 +30,16 @@ PROCESS = 510 * 2**20
 """Bytes of Python, its libraries and a model, before the first pixel."""
 AT_HAND = 48
 """Bytes per pixel of a tile for what is read ahead, decoded and measured while the network computes."""
+WAITING = 9
+"""Bytes per pixel of foreground that waits for the next row of tiles."""
+OBJECT = 2000
+"""Pixels of an image, for each of which one object is expected."""
+ROW, SUMMARY = 600, 130
+"""Bytes of an object's row and, of one whose row lies in a file, of its summary, both while they are joined."""
+BANDS = 5
+"""Bands of labels that are in memory while a TIFF is written."""
+UNFINISHED = 0.25
+"""Bytes per pixel on the disk of finished tiles and of labels, compressed: 0.17 of nuclei, more of crowded crumbs."""
 PICTURE = 24
 """Bytes per pixel of the overlay while it is drawn."""
 PICTURE_SIDE = 4096
@@ -60,7 +74,7 @@ class Plan:
     available: int | None
     """Bytes that are free; None where the system does not tell."""
     disk: int
-    """Bytes of labels that lie in a file while the run goes on."""
+    """Bytes of tiles and labels that lie in files while the run goes on, estimated; 0 where that is little."""
     fitting: int | None
     """A tile with which memory would suffice, where it does not."""
 
@@ -94,8 +108,8 @@ def plan_job(job: Job, series: Series, model: str) -> Plan:
     """Work out what a job will take."""
     first = series[0]
     channels = "colour" if first.rgb else f"{first.n_channels} channel{'s' * (first.n_channels > 1)}"
-    available = available_memory()
-    memory = needed(job, job.tile)
+    available, held = available_memory(), series.image.held
+    memory = needed(job, job.tile, held)
     tile = tuple(min(side, extent) for side, extent in zip(job.tile, job.seen, strict=True))
     return Plan(
         model=model,
@@ -109,22 +123,40 @@ def plan_job(job: Job, series: Series, model: str) -> Plan:
         precision=f"{job.predictor.precision} ({job.predictor.backend})",
         memory=memory,
         available=available,
-        disk=4 * _pixels(job) if _pixels(job) > IN_MEMORY else 0,
-        fitting=_fitting(job, available) if available is not None and memory > available else None,
+        disk=round(UNFINISHED * _pixels(job)) if _pixels(job) > IN_MEMORY else 0,
+        fitting=_fitting(job, available, held) if available is not None and memory > available else None,
     )
 
 
-def needed(job: Job, tile: tuple[int, ...]) -> int:
-    """Estimate the bytes of main memory that a job takes with tiles of an extent."""
+def needed(job: Job, tile: tuple[int, ...], held: int = 0) -> int:
+    """Estimate the bytes of main memory that a job takes with tiles of an extent, and an image that holds some."""
     inside = [min(side, extent) for side, extent in zip(tile, job.seen, strict=True)]
     pixels = math.prod(inside)
     network = 0
     if job.predictor.device == "cpu":
         half = 2 if job.predictor.precision == "bfloat16" else 1
         network = round(bytes_per_pixel(job.method) * pixels / half) * BATCH["cpu"]
-    labels = 4 * _pixels(job) if _pixels(job) <= IN_MEMORY else 0
+    running = network + AT_HAND * pixels + _waiting(job, tile)
+    labels = 4 * _pixels(job)
+    if _pixels(job) > IN_MEMORY:
+        labels, running = 0, running + OPEN_BYTES
     picture = PICTURE * min(math.prod(job.shape[-2:]), PICTURE_SIDE**2)
-    return PROCESS + labels + max(network + AT_HAND * pixels, picture)
+    writing = BANDS * 4 * BAND * job.shape[-1]
+    return PROCESS + held + labels + _tables(job) + max(running, picture, writing)
+
+
+def _waiting(job: Job, tile: tuple[int, ...]) -> int:
+    """Bytes of what waits for the next row of tiles, were all of a row foreground."""
+    if job.seen[0] <= tile[0]:
+        return 0
+    row = math.prod(job.shape) * tile[0] // job.seen[0]
+    return WAITING * min(row, MAX_WAITING)
+
+
+def _tables(job: Job) -> int:
+    """Bytes of the rows of objects, which go to a file where they are many, and of their summaries."""
+    objects = _pixels(job) // OBJECT
+    return ROW * min(objects, IN_TABLE) + SUMMARY * objects
 
 
 def bytes_per_pixel(method: Method) -> float:
@@ -155,12 +187,12 @@ def available_memory() -> int | None:
     return min(free, default=None)
 
 
-def _fitting(job: Job, available: int) -> int | None:
+def _fitting(job: Job, available: int, held: int) -> int | None:
     if job.method.geometry.halo is None:  # the network needs the whole image
         return None
     least = max(2 * halo + multiple for halo, multiple in zip(_halos(job.method), job.method.geometry.multiple))
     smaller = [side for side in SMALLER if least <= side < max(job.tile)]
-    return next((side for side in smaller if needed(job, (side,) * len(job.tile)) <= available), None)
+    return next((side for side in smaller if needed(job, (side,) * len(job.tile), held) <= available), None)
 
 
 def _halos(method: Method) -> tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from abbe.batch import Batch, Found, Outputs
 from abbe.data.image import Image
 from abbe.data.inputs import Input
 from abbe.data.select import Series
+from abbe.data.stored_labels import LabelStore, StoredLabels
 from abbe.errors import AbbeError
 from abbe.ops.boxes import slices
 from abbe.report.overlay import picture_of
@@ -27,33 +27,41 @@ from abbe.tiling.merge import Finished
 logger = logging.getLogger(__name__)
 
 IN_MEMORY = 2**26
-"""Pixels of a label image up to which it is held in memory; a larger one lies in a file."""
+"""Pixels of a label image up to which it is held in memory; a larger one lies in chunks on the disk."""
 
 
 class Canvas:
-    """The label image of one picture, filled as objects become final; a large one lies in a file.
+    """The label image of one picture, filled as objects become final; a large one goes to the disk chunk by chunk.
 
     Parameters
     ----------
-    shape
-        Its extents.
+    extents
+        Of a frame, (Z,) Y, X.
+    series
+        Extents along the axes of a series of frames.
     folder
-        Where to put the file; a temporary folder, which goes when the canvas goes, unless given.
+        Where to put the chunks; a temporary folder, which goes with the labels, unless given.
     """
 
-    def __init__(self, shape: tuple[int, ...], folder: Path | None = None):
-        self.folder: tempfile.TemporaryDirectory | None = None
+    def __init__(self, extents: tuple[int, ...], series: tuple[int, ...] = (), folder: Path | None = None):
+        shape = series + extents
+        self._target: np.ndarray | LabelStore
         if math.prod(shape) <= IN_MEMORY:
-            self.array: np.ndarray = np.zeros(shape, np.int32)
-            return
-        if folder is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="abbe-")
-            folder = Path(self.folder.name)
-        self.array = np.memmap(folder / "labels.i4", np.int32, "w+", shape=shape)
+            self._target = np.zeros(shape, np.int32)
+        else:
+            self._target = LabelStore(folder / "labels.zarr" if folder else None, shape, len(extents))
 
     def add(self, finished: Finished, index: tuple[int, ...] = ()) -> None:
         """Add new objects to a frame; no pixel has two."""
-        self.array[index][slices(finished.box)] += finished.labels
+        if isinstance(self._target, LabelStore):
+            frame = tuple((place, place + 1) for place in index)
+            self._target.add(frame + finished.box, finished.labels[(None,) * len(index)])
+        else:
+            self._target[index][slices(finished.box)] += finished.labels
+
+    def finish(self) -> np.ndarray | StoredLabels:
+        """Give the label image, to which nothing is added any more."""
+        return self._target.finish() if isinstance(self._target, LabelStore) else self._target
 
 
 class Numbering:
@@ -127,9 +135,10 @@ class Segmentation:
     ----------
     series : Series
         What was segmented: the planes or stacks of an image, mostly one.
-    labels : ndarray
+    labels : ndarray or StoredLabels
         int32, (Y, X) or (Z, Y, X); of a series of planes or stacks with its axes before these. 0 is background,
-        objects are numbered from 1 through all of it.
+        objects are numbered from 1 through all of it. Above 2**26 pixels it is uint32 and lies on the disk: slices of
+        it are arrays, as ``numpy.asarray(labels)`` is, which loads it all.
     origin : Origin
         The model and its settings.
     scale : tuple of float
@@ -141,15 +150,15 @@ class Segmentation:
     def __init__(
         self,
         series: Series,
-        canvas: Canvas,
+        labels: np.ndarray | StoredLabels,
         table: ObjectTable,
         origin: Origin,
         scale: tuple[float, ...],
         seconds: float,
     ):
-        self.series, self.labels, self.origin = series, canvas.array, origin
+        self.series, self.labels, self.origin = series, labels, origin
         self.scale, self.seconds = scale, seconds
-        self._canvas, self._table = canvas, table  # the folder of a large one lives as long as the result
+        self._table = table
 
     @property
     def image(self) -> Image:

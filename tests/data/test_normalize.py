@@ -45,6 +45,24 @@ def test_extremes_and_deviations() -> None:
     assert np.array_equal(Normalization("none").normalize(image), image)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "uint16"])
+def test_the_range_of_a_type_does_not_depend_on_the_image(dtype: str) -> None:
+    rule = Normalization("range")
+    low, high = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    ends = np.array([[[low, high]]], dtype)
+    np.testing.assert_allclose(rule.normalize(ends)[0, 0], [0, 1], atol=1e-6)
+    np.testing.assert_array_equal(rule.normalize(ends[..., 1:]), rule.normalize(ends)[..., 1:])
+
+
+def test_values_without_a_range_are_fractions_or_scaled_by_percentiles() -> None:
+    fractions = np.random.default_rng(0).random((2, 9, 9)).astype(np.float32)
+    np.testing.assert_array_equal(Normalization("range").normalize(fractions), fractions)
+    holes = np.where(fractions > 0.9, np.nan, fractions)
+    np.testing.assert_array_equal(Normalization("range").normalize(holes), np.nan_to_num(holes))
+    for image in (fractions * 900, picture(dtype="int32"), picture(dtype="uint32")):
+        np.testing.assert_array_equal(Normalization("range").normalize(image), Normalization().normalize(image))
+
+
 @pytest.mark.parametrize("kind", ["percentile", "minmax", "zscore"])
 @pytest.mark.parametrize("joint", [True, False])
 def test_scale_and_offset_of_the_camera_do_not_matter(kind: str, joint: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,9 +17,9 @@ from abbe.data.sequences import (
     SumsConfig,
     draw_sum,
     held_out_sums,
-    is_held_out,
     longest_chain,
     make_sum,
+    part_of,
     to_text,
     to_tokens,
 )
@@ -52,20 +55,21 @@ def test_chains_by_hand(first: int, second: int, chain: int) -> None:
     assert longest_chain(first, second) == chain
 
 
-def test_held_out_sums_are_never_drawn_for_training() -> None:
-    config, generator = SumsConfig(digits=2), np.random.default_rng(0)
-    tested = {pair.name for pair in held_out_sums(config, 300)}
-    trained = {draw_sum(config, generator, held_out=False).name for _ in range(2000)}
-    swapped = {"+".join(reversed(name.split("+"))) for name in tested}
-    assert not trained & (tested | swapped)
-    assert len(tested) == 300
-    share = np.mean([is_held_out(i, j) for i in range(60) for j in range(i, 60)])
-    assert share == pytest.approx(0.1, abs=0.03)
+def test_sums_are_for_one_purpose_alone() -> None:
+    config, generator = SumsConfig(digits=2, validated=150, tested=200), np.random.default_rng(0)
+    parts = [{pair.name for pair in held_out_sums(config, part)} for part in ("validation", "test")]
+    parts.append({draw_sum(config, generator).name for _ in range(2000)})
+    assert [len(part) for part in parts[:2]] == [150, 200]
+    swapped = [part | {"+".join(reversed(name.split("+"))) for name in part} for part in parts]
+    assert not any(one & other for one, other in combinations(swapped, 2))
+    share = Counter(part_of(i, j) for i in range(60) for j in range(i, 60))
+    assert share["train"] / share.total() == pytest.approx(0.9, abs=0.03)
+    assert share["test"] / share.total() == pytest.approx(0.05, abs=0.02)
 
 
 def test_lengths_are_even_and_long_chains_are_common() -> None:
     generator = np.random.default_rng(0)
-    pairs = [draw_sum(SumsConfig(digits=4), generator, held_out=False) for _ in range(2000)]
+    pairs = [draw_sum(SumsConfig(digits=4), generator) for _ in range(2000)]
     chains = np.bincount([pair.difficulty for pair in pairs])
     assert len(chains) == 5
     assert (chains[1:] > 40).all()
@@ -79,7 +83,7 @@ def test_items_depend_on_seed_epoch_and_index_alone() -> None:
 
     def data(seed: int) -> GeneratedSequences:
         config = SumsConfig(digits=3)
-        return GeneratedSequences(lambda rng: draw_sum(config, rng, held_out=False), prepare, 50, seed)  # type: ignore
+        return GeneratedSequences(lambda rng: draw_sum(config, rng), prepare, 50, seed)  # type: ignore
 
     one, other = data(0), data(0)
     assert [one[i] for i in range(5)] == [other[i] for i in reversed(range(5))][::-1]
@@ -96,6 +100,8 @@ def test_what_cannot_be_is_told() -> None:
         to_tokens("1-x")
     with pytest.raises(AbbeError, match="digits: expected 1 to 18, found 0"):
         SumsConfig(digits=0)
-    with pytest.raises(AbbeError, match="not 40 different sums of up to 1 digits"):
-        held_out_sums(SumsConfig(digits=1), 40)
+    with pytest.raises(AbbeError, match="expected 1 at least, found 0 and 5"):
+        SumsConfig(validated=0, tested=5)
+    with pytest.raises(AbbeError, match="not 40 different sums of up to 1 digits for test"):
+        held_out_sums(SumsConfig(digits=1, tested=40), "test")
     assert to_text(np.array([0, 3, 99])) == "?0?"

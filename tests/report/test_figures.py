@@ -7,9 +7,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.report.figures import HEIGHT, MAX_BARS, WIDTH, bars, histogram, line, number, reliability, ticks
+from abbe.report.figures import (
+    GROUPS,
+    HEIGHT,
+    MAP,
+    MAX_BARS,
+    OTHERS,
+    WIDTH,
+    bars,
+    histogram,
+    line,
+    number,
+    reliability,
+    scatter,
+    ticks,
+)
 
 FLOATS = st.floats(-1e12, 1e12, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, -np.inf])
+
+PLACES = st.floats(-1e6, 1e6)
 
 
 def drawing(markup: str) -> ElementTree.Element:
@@ -119,3 +135,28 @@ def test_reliability_has_a_dot_for_every_bin_that_holds_something(bins: list[tup
     for dot in figure.iter("circle"):
         assert 0 <= float(dot.get("cx", "nan")) <= WIDTH
         assert 0 <= float(dot.get("cy", "nan")) <= HEIGHT
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.sampled_from("abc<")), min_size=1, max_size=30)
+)
+def test_a_map_has_every_dot_on_it(dots: list[tuple[float, float, str]]) -> None:
+    points, groups = np.array([dot[:2] for dot in dots]), [dot[2] for dot in dots]
+    figure = drawing(scatter(points, [str(place) for place in range(len(dots))], groups, "Map", "a note"))
+    circles = list(figure.iter("circle"))
+    assert tips(figure) == [str(place) for place in range(len(dots))]
+    for circle in circles:
+        assert 0 <= float(circle.get("cx", "nan")) <= MAP[0]
+        assert 0 <= float(circle.get("cy", "nan")) <= MAP[1]
+    colours = [circle.get("fill") for circle in circles]
+    assert len(set(zip(colours, groups))) == len(set(groups)) == len(set(colours))
+
+
+def test_small_groups_on_a_map_share_a_colour() -> None:
+    groups = [f"g{place:02}" for place in range(20) for _ in range(30 - place)]
+    figure = drawing(scatter(np.random.default_rng(0).normal(size=(len(groups), 2)), groups, groups, "Map"))
+    colours = {tip: circle.get("fill") for tip, circle in zip(tips(figure), figure.iter("circle"))}
+    assert [colours[f"g{place:02}"] for place in range(20)] == [*GROUPS, *[OTHERS] * (20 - len(GROUPS))]
+    assert "others" in "".join(figure.itertext())
+    assert "no data" in scatter(np.zeros((0, 2)), [], [], "Map")

@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abbe.data.image import Image
+from abbe.data.select import select
 from abbe.errors import AbbeError
+from abbe.report import overlay as overlay_module
 from abbe.report import pixels
-from abbe.report.overlay import PALETTE, contact_sheet, overlay, overlay_of
+from abbe.report.overlay import PALETTE, contact_sheet, overlay, overlay_of, picture_of
 from abbe.report.pixels import ArrayPixels
+from abbe.settings import ImageSettings
 
 
 def disks(size: int, pitch: int = 16, radius: float = 5) -> np.ndarray:
@@ -67,6 +70,7 @@ def test_bands_make_no_difference(height: int, width: int, channels: int, max_si
     whole = overlay(image, labels, max_side)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pixels, "BAND_VALUES", budget)
+        patch.setattr(overlay_module, "_BLOCK", budget % 9 + 1)
         banded = overlay_of(ArrayPixels(image), labels, max_side)
     assert whole.dtype == np.uint8
     assert whole.shape[2] == 3
@@ -255,3 +259,16 @@ def test_frames_stand_in_order_with_their_numbers() -> None:
     captioned = contact_sheet(frames, lambda index: disks(40, 20, 5), 400, captions=["t 1", "t 2", "t 3", "t 4"])
     assert captioned.shape == sheet.shape
     assert (captioned != sheet).any()
+
+
+def test_channels_are_stretched_each_by_itself_and_time_points_together() -> None:
+    """A dim channel is as bright in the sheet as the other; the second half of a bleaching series is darker."""
+    ramp = np.linspace(0, 1, 40 * 40).reshape(40, 40)
+    levels = np.array([[40_000, 400], [20_000, 200]])  # time, channel
+    image = Image((levels[..., None, None] * ramp).astype(np.uint16), "TCYX")
+    series = select(image, ImageSettings(time="all", channel="all"))
+    sheet = picture_of(series, np.zeros((2, 2, 40, 40), np.int32), 400, limits=((0.0, 40_000.0),))
+    (first, dim), (bleached, _) = ([sheet[top : top + 40, left : left + 40] for left in (6, 52)] for top in (26, 92))
+    assert np.abs(first.astype(int) - dim).max() <= 3
+    assert first.max() == 255
+    assert abs(int(bleached.max()) - 128) <= 3

@@ -15,9 +15,11 @@ from torch import nn
 
 from abbe.contract import Geometry
 from abbe.errors import AbbeError
+from abbe.methods.backbones.classification import Classification, ClassificationOptions
 from abbe.methods.backbones.unet import UNet, UNetConfig, UNetSegmentation
 from abbe.methods.backbones.unet_3d import UNet3DConfig
 from abbe.methods.backbones.unet_3d import build as build_3d
+from abbe.methods.catalog import entry, module_of, variant
 from abbe.methods.segmentation.instances import InstanceSegmentation
 from abbe.tiling import prepare
 from abbe.tiling.prepare import Predictor, choose_backend, choose_device, choose_precision
@@ -73,6 +75,36 @@ def test_openvino_gives_the_same_bits_whatever_came_before(tiny: InstanceSegment
         np.testing.assert_array_equal(again[name], maps)
         np.testing.assert_array_equal(back[name], maps)
         assert other[name].shape[-2:] == (64, 64)
+
+
+CLASSIFIERS = {
+    "resnet_tiny": 40,
+    "convnext_test_tiny": 64,
+    "vit_patch4_tiny": 16,
+    "vit_rope_tiny": 16,
+    "internimage_micro": 32,
+}
+"""Networks of every kind, and the side of their pictures."""
+
+
+@pytest.fixture(params=CLASSIFIERS)
+def classifier(request: pytest.FixtureRequest, randomised: Callable[..., Any]) -> Classification:
+    name = request.param
+    network = randomised(module_of(entry(name).file).build(variant(name)))
+    classes = tuple(map(str, range(variant(name).num_classes)))
+    return Classification(network, ClassificationOptions(classes, size=CLASSIFIERS[name])).eval()
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_classifiers_take_every_path(classifier: Classification, backend: Any) -> None:
+    pictures = windows(shape=classifier.geometry.multiple)
+    plain = Predictor(classifier, device="cpu", precision="exact")(pictures)
+    with torch.inference_mode():
+        assert np.array_equal(plain["logit"], classifier(torch.from_numpy(pictures)).numpy())
+    fast = Predictor(classifier, device="cpu", precision="float32", backend=backend)
+    for number in (2, 1, 1):  # the second one of a kind is compiled for its shape
+        found = fast(pictures[:number])
+        assert relative_difference(found, {name: maps[:number] for name, maps in plain.items()}) < 1e-4
 
 
 @needs_openvino

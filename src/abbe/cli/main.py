@@ -11,12 +11,15 @@ from cyclopts import App, CycloptsError, Parameter
 
 from abbe import __version__
 from abbe.cli.images import classify, demo, embed, info, measure, segment
-from abbe.cli.models import convert, doctor, models, show
-from abbe.cli.training import evaluate, recipes, train
+from abbe.cli.models import convert, doctor, export, models, show
+from abbe.cli.training import evaluate, recipes, reproduce, train
 from abbe.display import err
 from abbe.errors import AbbeError
 
-VERBS = (segment, measure, classify, embed, train, evaluate, info, models, convert, recipes, show, doctor, demo)
+VERBS = (
+    *(segment, measure, classify, embed, train, evaluate, info),
+    *(models, convert, export, recipes, reproduce, show, doctor, demo),
+)
 
 app = App(
     default_parameter=Parameter(negative=()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from abbe.display import print_line
 from abbe.errors import AbbeError
@@ -34,7 +35,7 @@ def show(name: str, /) -> int:
     Parameters
     ----------
     name
-        A model, a network or a recipe.
+        A model, a network or a recipe; or a model file, or the folder of a training.
     """
     from abbe.cards import card
 
@@ -70,12 +71,41 @@ def convert(
         Replace a file that is there.
     """
     from abbe.api import convert as run
+    from abbe.cards import summary
 
     if to.exists() and not overwrite:
         raise AbbeError(f"{to}: is there already; --overwrite replaces it")
     given = {"in_channels": in_channels, "num_classes": num_classes}
     config = {name: value for name, value in given.items() if value is not None}
-    print_line(f"model: {run(weights, to, network, **config)}")
+    path = run(weights, to, network, **config)
+    print_line(f"model: {path}: {summary(path)}")
+    return 0
+
+
+def export(
+    model: str,
+    /,
+    *,
+    to: Literal["onnx", "openvino", "bioimageio"],
+    out: Path | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write a model for other engines, checked against Abbe's own forward before the file is kept.
+
+    Parameters
+    ----------
+    model
+        Name or file of a model, or the folder of a training; or the name of a network, which gets random weights.
+    to
+        onnx: one .onnx file; openvino: .xml with .bin beside it; bioimageio: a package (.zip) for bioimage.io.
+    out
+        File to write; the model's name in this folder unless given.
+    overwrite
+        Replace a file that is there.
+    """
+    from abbe.api import export as run
+
+    print_line(str(run(model, to, out, overwrite=overwrite)))
     return 0
 
 

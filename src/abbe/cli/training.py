@@ -1,4 +1,4 @@
-"""Verbs of training and of what it is worth."""
+"""Verbs of training, of what it is worth, and of what papers claim of it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def train(
     if trained.fit.leads:
         print_line(f"model: {trained.model}")
         print_line(f"curves and log: {trained.run}")
-        print_line(f"use it: abbe {trained.verb} IMAGES --model {trained.run}")
+        print_line(f"use it: {trained.usage}")
     return 0
 
 
@@ -72,7 +72,7 @@ def evaluate(
     model: str,
     /,
     *,
-    data: Path,
+    data: Path | None = None,
     split: str | None = None,
     groups: str = "",
     out: Path | None = None,
@@ -85,7 +85,7 @@ def evaluate(
     model
         Name, model file, or the folder of a training.
     data
-        Folder of annotated images, as for `train`.
+        Folder of annotated images, as for `train`; a model of sums makes its own.
     split
         Split to take where the folder has some: test unless given.
     groups
@@ -101,7 +101,7 @@ def evaluate(
     for name, value in result.scores.items():
         low, high = result.intervals.get(name, (None, None))
         print_line(f"{name:18s} {value:.4f}" + (f"  [{low:.4f}, {high:.4f}]" if low is not None else ""))
-    print_line("\nworst images:")
+    print_line("\nworst first:")
     print_line(result.images.head(5).to_string(index=False))
     if out is not None:
         result.save(out)
@@ -116,6 +116,40 @@ def recipes() -> int:
     for summary in list_recipes():
         print_line(f"{summary.name:16s} {summary.title}")
         print_line(f"{'':16s} {summary.command}\n{'':16s} cost: {summary.cost}\n{'':16s} result: {summary.result}")
+    return 0
+
+
+def reproduce(claim: str = "", /, *, data: Path | None = None, out: Path | None = None, seed: int = 0) -> int:
+    """Try what a paper claims, small enough for minutes on two cores; without a name, list the claims.
+
+    Parameters
+    ----------
+    claim
+        Name of a claim.
+    data
+        Images of your own, for the claims that take some.
+    out
+        Folder for figure.png, table.csv and claim.json, claims/<name> unless given.
+    seed
+        Of all random choices.
+    """
+    from abbe.reproduce.claims import CLAIMS, ClaimSettings, claim_of
+
+    if not claim:
+        for one in CLAIMS.values():
+            print_line(f"{one.name:12s} {one.title}\n{'':12s} {one.paper}, about {one.minutes:g} min on two cores")
+            if one.data:
+                print_line(f"{'':12s} --data: {one.data}")
+        return 0
+    chosen = claim_of(claim)  # a wrong name is told before torch is loaded
+    from abbe.reproduce.run import reproduce as run
+
+    tell = Display().tell
+    tell(f"{chosen.title} ({chosen.paper}; about {chosen.minutes:g} min on two cores)")
+    folder = out or Path("claims") / claim
+    found = run(claim, folder, ClaimSettings(data, seed), tell)
+    print_line(f"the claim {'holds' if found.holds else 'does not hold'} in this run: {found.sentence}")
+    print_line(f"figure: {folder / 'figure.png'}")
     return 0
 
 

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from abbe.data.kept import KEPT_BYTES
 from abbe.errors import AbbeError
 
 LETTERS = "TCZYX"
@@ -89,6 +90,11 @@ class LazyArray:
         """Number of axes."""
         return len(self.shape)
 
+    @property
+    def held(self) -> int:
+        """Bytes that reading it keeps in memory, at most."""
+        return min(KEPT_BYTES, math.prod(self.shape) * self.dtype.itemsize)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -159,6 +165,11 @@ class View(LazyArray):
         self.shape = tuple(1 if axis is None else self._bounds[axis][1] - self._bounds[axis][0] for axis in self._order)
         self.dtype = np.dtype(source.dtype).newbyteorder("=")
 
+    @property
+    def held(self) -> int:
+        """Bytes that reading the source keeps; none of an array or a memory map."""
+        return getattr(self._source, "held", 0)
+
     def block(self, bounds: Bounds) -> np.ndarray:
         """Read the block from the source."""
         seen = [(first, first + 1) for first, _ in self._bounds]
@@ -181,6 +192,11 @@ class Deferred(LazyArray):
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self._load, self._lock, self._loaded = load, threading.Lock(), np.empty(0)
 
+    @property
+    def held(self) -> int:
+        """Bytes of the whole array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def block(self, bounds: Bounds) -> np.ndarray:
         """Cut the block from the loaded array."""
         with self._lock:
@@ -195,6 +211,11 @@ class Palette(LazyArray):
     def __init__(self, indices: Any, table: np.ndarray):
         self._indices, self._table = indices, table
         self.shape, self.dtype = tuple(indices.shape) + table.shape[1:], table.dtype
+
+    @property
+    def held(self) -> int:
+        """Bytes that reading the indices keeps."""
+        return getattr(self._indices, "held", 0)
 
     def block(self, bounds: Bounds) -> np.ndarray:
         """Look the block up in the table."""

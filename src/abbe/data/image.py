@@ -59,6 +59,11 @@ class Image:
         return np.dtype(self.data.dtype).newbyteorder("=")
 
     @property
+    def held(self) -> int:
+        """Bytes that reading it keeps in memory, at most; none of an array or a memory map."""
+        return getattr(self.data, "held", 0)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Extent of each axis; of several unnamed ones the last."""
         return dict(zip(self.axes, self.shape))

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from abbe.data.write import atomic, label_axes, write_text
 from abbe.errors import AbbeError
-from abbe.ops.labels import relabel
+from abbe.ops.labels import LabelImage, largest_label, relabel
 
 _AREAS = (
     roifile.ROI_TYPE.POLYGON,
@@ -160,7 +160,7 @@ def _simple_rings(ring: np.ndarray) -> Iterator[np.ndarray]:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_imagej_rois(path: str | Path, labels: np.ndarray, overwrite: bool = True, *, axes: str | None = None) -> Path:
+def write_imagej_rois(path: str | Path, labels: LabelImage, overwrite: bool = True, *, axes: str | None = None) -> Path:
     """Write a zip for ImageJ's ROI manager, one ROI per object, named by its label.
 
     Of stacks and series there is one ROI per object and plane, which says its plane; the name says it too, counted
@@ -186,7 +186,7 @@ def write_imagej_rois(path: str | Path, labels: np.ndarray, overwrite: bool = Tr
     planes = _planes(path, labels, axes)
     if max(labels.shape[-2:]) > _LARGEST:
         raise AbbeError(f"{path}: cannot be written, ImageJ ROIs reach {_LARGEST} pixels and the image {labels.shape}")
-    digits = [len(str(largest)) for largest in (int(labels.max(initial=0)), *labels.shape[:-2])]
+    digits = [len(str(largest)) for largest in (largest_label(labels), *labels.shape[:-2])]
     with (
         atomic(path, overwrite) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -199,12 +199,12 @@ def write_imagej_rois(path: str | Path, labels: np.ndarray, overwrite: bool = Tr
     return Path(path)
 
 
-def _planes(path: str | Path, labels: np.ndarray, axes: str | None) -> Iterator[tuple[dict[str, int], np.ndarray]]:
+def _planes(path: str | Path, labels: LabelImage, axes: str | None) -> Iterator[tuple[dict[str, int], np.ndarray]]:
     """Give the planes of a label image one by one, each with its index along "t" and "z", where there are such."""
     if labels.dtype.kind not in "iub":
         raise AbbeError(f"{path}: cannot be written, outlines are drawn of whole numbers, not of {labels.dtype}")
     outer = label_axes(path, labels.shape, axes)[:-2].lower()
-    return ((dict(zip(outer, index)), labels[index]) for index in np.ndindex(labels.shape[:-2]))
+    return ((dict(zip(outer, index)), np.asarray(labels[index])) for index in np.ndindex(labels.shape[:-2]))
 
 
 def _roi(name: str, parts: list[Part], place: dict[str, int]) -> roifile.ImagejRoi:
@@ -234,7 +234,7 @@ def _path(ring: np.ndarray) -> np.ndarray:
     return np.append(np.hstack([operations, ring]).ravel(), _CLOSE).astype(np.float32)
 
 
-def write_geojson(path: str | Path, labels: np.ndarray, overwrite: bool = True, *, axes: str | None = None) -> Path:
+def write_geojson(path: str | Path, labels: LabelImage, overwrite: bool = True, *, axes: str | None = None) -> Path:
     """Write outlines for QuPath: a GeoJSON FeatureCollection of detections in pixels, named by their labels.
 
     Of stacks and series there is one detection per object and plane; its geometry's ``plane`` says which.

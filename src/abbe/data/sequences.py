@@ -7,7 +7,7 @@
 A digit of the sum depends on all columns to its right, through the carries: 4999 + 1 has a chain of three. Numbers of
 random digits hardly have long chains, so half of the sums begin with a carry in the last column, and most of their
 other columns add up to nine, which hand it on. How long a sum's longest chain is, is its difficulty. Of all sums a
-tenth, chosen by a hash of the text, is never trained on.
+tenth, chosen by a hash of the text, is never trained on: half of it is there to validate with, half to test with.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ FIRST = 3
 CHARACTERS = "0123456789+"
 VOCABULARY = FIRST + len(CHARACTERS)
 """Tokens of a network that reads and writes sums."""
-HELD_OUT = 0.1
-"""Part of all sums that is kept for testing."""
+Part = Literal["train", "validation", "test"]
+"""What a sum is for."""
+HELD_OUT = 0.05
+"""Share of all sums that is kept for validation, and as many for testing."""
 NINES = 0.8
 """Chance of a column to add up to nine in a sum that is to have long chains."""
 
@@ -42,31 +45,37 @@ class SumsConfig:
     """Most digits of a summand; the number of digits is drawn evenly, then the digits."""
     least_first: bool = False
     """Write the sum from its last digit on, which needs no look ahead and is much easier to learn."""
+    validated: int = 500
+    """How many different sums to validate with."""
+    tested: int = 2000
+    """How many different sums to test with."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.digits <= 18:
             raise AbbeError(f"digits: expected 1 to 18, found {self.digits}")
+        if min(self.validated, self.tested) < 1:
+            raise AbbeError(f"validated and tested: expected 1 at least, found {self.validated} and {self.tested}")
 
 
-def to_tokens(text: str) -> np.ndarray:
-    """Turn text into tokens, int64; a character that no sum has raises AbbeError."""
-    strange = sorted(set(text) - set(CHARACTERS))
+def to_tokens(text: str, characters: str = CHARACTERS) -> np.ndarray:
+    """Turn text into tokens, int64; one that is not among the characters raises AbbeError."""
+    strange = sorted(set(text) - set(characters))
     if strange:
-        raise AbbeError(f"{text!r}: no tokens for {' '.join(strange)}; a sum has digits and +")
-    return np.array([FIRST + CHARACTERS.index(character) for character in text], dtype=np.int64)
+        raise AbbeError(f"{text!r}: no tokens for {' '.join(strange)}; there are some for {characters}")
+    return np.array([FIRST + characters.index(character) for character in text], dtype=np.int64)
 
 
-def to_text(tokens: np.ndarray) -> str:
+def to_text(tokens: np.ndarray, characters: str = CHARACTERS) -> str:
     """Turn tokens into text; those that are no characters become ``?``."""
-    known = range(FIRST, VOCABULARY)
-    return "".join(CHARACTERS[token - FIRST] if token in known else "?" for token in tokens.tolist())
+    known = range(FIRST, FIRST + len(characters))
+    return "".join(characters[token - FIRST] if token in known else "?" for token in tokens.tolist())
 
 
-def draw_sum(config: SumsConfig, generator: np.random.Generator, held_out: bool) -> TokenPair:
-    """Draw a sum out of those to train on, or out of those that are held out."""
+def draw_sum(config: SumsConfig, generator: np.random.Generator, part: Part = "train") -> TokenPair:
+    """Draw a sum out of those of a part."""
     while True:
         first, second = _summands(config.digits, generator)
-        if is_held_out(first, second) == held_out:
+        if part_of(first, second) == part:
             return make_sum(first, second, config.least_first)
 
 
@@ -88,29 +97,33 @@ def longest_chain(first: int, second: int) -> int:
     return longest
 
 
-def is_held_out(first: int, second: int) -> bool:
-    """Tell whether a sum is kept for testing; the order of the summands does not matter."""
+def part_of(first: int, second: int) -> Part:
+    """Tell what a sum is for; the order of the summands does not matter."""
     low, high = sorted((first, second))
-    return int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:6]) < HELD_OUT * 2**48
+    share = int.from_bytes(hashlib.sha256(f"{low}+{high}".encode()).digest()[:6]) / 2**48
+    if share < 2 * HELD_OUT:
+        return "validation" if share < HELD_OUT else "test"
+    return "train"
 
 
-def held_out_sums(config: SumsConfig, number: int, seed: int = 0) -> list[TokenPair]:
-    """Draw different sums to test with.
+def held_out_sums(config: SumsConfig, part: Part) -> list[TokenPair]:
+    """Draw the different sums to validate or to test with, always the same.
 
     Raises
     ------
     AbbeError
         Where there are not so many.
     """
-    generator = np.random.default_rng([seed, 1])
+    number = config.validated if part == "validation" else config.tested
+    generator = np.random.default_rng([0, 1])
     found: dict[str, TokenPair] = {}
     for _ in range(20 * number):
         if len(found) == number:
             break
-        pair = draw_sum(config, generator, held_out=True)
+        pair = draw_sum(config, generator, part)
         found[pair.name] = pair
     if len(found) < number:
-        raise AbbeError(f"there are not {number} different sums of up to {config.digits} digits to test with")
+        raise AbbeError(f"there are not {number} different sums of up to {config.digits} digits for {part}")
     return list(found.values())
 
 

@@ -25,7 +25,7 @@ import PIL.Image
 import tifffile
 
 from abbe.errors import AbbeError
-from abbe.ops.labels import check_labels, largest_label, smallest_unsigned
+from abbe.ops.labels import LabelImage, check_labels, largest_label, smallest_unsigned
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,9 +37,10 @@ PixelSize = Mapping[str, float] | Sequence[float] | None
 
 PNG_LEVEL = 2
 """Of zlib: a fifth of the default's time for hardly more bytes."""
+BAND = 512
+"""Rows of labels that are written together, and pixels per side of a tile of a TIFF."""
 LABEL_AXES = ("YX", "ZYX", "TYX", "TZYX", "CYX", "CZYX", "TCYX", "TCZYX")
 """Axes that a label image may have."""
-_TILE = 512
 _PYRAMID_FROM = 4096  # pixels along the longer side; smaller images are shown fast enough as they are
 _SMALLEST_LEVEL = 1024
 _CLASSIC_LIMIT = 2**31  # bytes before compression; a classic TIFF ends at 4 GiB
@@ -169,7 +170,7 @@ def write_png(path: str | Path, rgb: np.ndarray, overwrite: bool = True) -> Path
 
 def write_labels(
     path: str | Path,
-    labels: np.ndarray,
+    labels: LabelImage,
     pixel_size: PixelSize = None,
     overwrite: bool = True,
     *,
@@ -177,8 +178,8 @@ def write_labels(
 ) -> Path:
     """Write a label image as a compressed OME-TIFF of the smallest unsigned type that holds the labels.
 
-    Large planes become pyramids, as :class:`LabelWriter` says; files of more than 2 GiB are BigTIFF. Of a memory map
-    a band of rows is read at a time.
+    Large planes become pyramids, as :class:`LabelWriter` says; files of more than 2 GiB are BigTIFF. Of labels on the
+    disk a band of rows is read at a time.
 
     Parameters
     ----------
@@ -206,8 +207,8 @@ def write_labels(
     dtype = smallest_unsigned(largest_label(labels))
     with LabelWriter(path, labels.shape, dtype, pixel_size, overwrite, axes=axes) as writer:
         for plane in np.ndindex(labels.shape[:-2]):
-            for top in range(0, labels.shape[-2], _TILE):
-                writer.write_rows(labels[*plane, top : top + _TILE])
+            for top in range(0, labels.shape[-2], BAND):
+                writer.write_rows(labels[*plane, top : top + BAND])
     return Path(path)
 
 
@@ -295,7 +296,7 @@ class LabelWriter:
         self._options = _tiff_options(path, shape, self._dtype, pixel_size, axes)
         self._height, self._width = self._shape[-2:]
         self._all_rows = math.prod(self._shape[:-1])
-        self._tile = [min(_TILE, -(-extent // 16) * 16) for extent in self._shape[-2:]]  # TIFF: multiples of 16
+        self._tile = [min(BAND, -(-extent // 16) * 16) for extent in self._shape[-2:]]  # TIFF: multiples of 16
         self._overwrite, self._n_rows = overwrite, 0
         self._levels = _lower_levels(self._shape)
         self._bands: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=1)

@@ -8,7 +8,6 @@ The metadata that make the folder an image are written last.
 from __future__ import annotations
 
 import colorsys
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +18,16 @@ import numpy as np
 
 from abbe import __version__
 from abbe.data.image import Image
+from abbe.data.stored_labels import CHUNK, StoredLabels, chunked, laid_out_alike, share_chunks
 from abbe.data.write import PixelSize, atomic_folder, label_axes, sizes_by_axis
 from abbe.errors import AbbeError
-from abbe.ops.labels import check_labels, largest_label, smallest_unsigned
+from abbe.ops.boxes import blocks
+from abbe.ops.labels import LabelImage, check_labels, largest_label, smallest_unsigned
 
 Version = Literal["0.4", "0.5"]
 
-CHUNK = 1024
-"""Pixels per side of a chunk, which is a file of its own unless shards hold several."""
 SHARD = 4
-"""Chunks per side of a shard."""
+"""Chunks per side of a shard, which is a file; without shards every chunk is one."""
 _SMALLEST_LEVEL = 512
 _MOST_COLOURS = 4096
 """With more objects the metadata would outgrow the labels; the viewer then chooses the colours."""
@@ -106,6 +105,14 @@ class ZarrLabels:
         self.largest = max(self.largest, _checked(block, base.dtype, self._name))
         base[tuple(map(slice, first, ends))] = block.astype(base.dtype, copy=False)
 
+    def take(self, labels: StoredLabels, largest: int) -> bool:
+        """Take a whole image that lies on the disk in the same chunks without writing them again, if it does."""
+        if labels.shape != self._pyramid.base.shape or not laid_out_alike(labels.array, self._pyramid.base):
+            return False
+        share_chunks(labels.array, self._pyramid.base)
+        self.largest = largest
+        return True
+
     def finish(self, largest: int | None = None) -> None:
         """Make the lower levels, then the metadata; ``largest`` is the last label where others wrote too."""
         scales = self._pyramid.build(_every_other)
@@ -117,7 +124,7 @@ class ZarrLabels:
 
 def write_labels_zarr(
     path: str | Path,
-    labels: np.ndarray,
+    labels: LabelImage,
     pixel_size: PixelSize = None,
     *,
     axes: str | None = None,
@@ -133,7 +140,8 @@ def write_labels_zarr(
         The folder; its name should end in .ome.zarr. Below the ``labels`` folder of an OME-Zarr image the labels join
         that image.
     labels
-        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers or bool.
+        (Y, X), (Z, Y, X) or (T, Z, Y, X), non-negative integers or bool. The files of
+        :class:`~abbe.data.stored_labels.StoredLabels` become those of the result where its type and chunks are theirs.
     pixel_size, axes, version, shards
         As :class:`ZarrLabels` takes them.
     overwrite
@@ -144,10 +152,13 @@ def write_labels_zarr(
     AbbeError
         If the values are no labels, or the folder cannot be written.
     """
-    dtype = smallest_unsigned(_checked(labels, np.dtype(np.uint64), str(path)))
+    largest = _checked(labels, np.dtype(np.uint64), str(path))
+    dtype = smallest_unsigned(largest)
     options: dict[str, Any] = {"axes": axes, "dtype": dtype, "version": version, "shards": shards}
     with zarr_labels(path, labels.shape, pixel_size, overwrite=overwrite, **options) as target:
-        for box in _boxes(labels.shape, target.unit):
+        if isinstance(labels, StoredLabels) and target.take(labels, largest):
+            return Path(path)
+        for box in blocks(labels.shape, target.unit):
             target.write([part.start for part in box], labels[box])
     return Path(path)
 
@@ -197,7 +208,7 @@ def write_image_zarr(
     shape = [image.shape[axis] for axis in order]
     with atomic_folder(path, overwrite) as folder:
         pyramid = _Pyramid(folder, axes.lower(), shape, image.dtype, version, shards)
-        for box in _boxes(shape, pyramid.unit):
+        for box in blocks(shape, pyramid.unit):
             pyramid.base[box] = np.asarray(image.data[tuple(box[axis] for axis in back)]).transpose(order)
         scales = pyramid.build(_mean)
         stated = pyramid.metadata(_stem(Path(path)), dict(image.pixel_size), scales, "mean")
@@ -232,17 +243,15 @@ class _Pyramid:
     def _level(self, number: int, shape: Sequence[int], dtype: np.dtype) -> Any:
         """Create the array of one level; chunks are planes, or parts of planes."""
         from numcodecs import Blosc
-        from zarr.codecs import BloscCodec
 
-        chunks = [1] * (len(shape) - 2) + [min(CHUNK, extent) for extent in shape[-2:]]
-        options: dict[str, Any] = {"shape": tuple(shape), "chunks": tuple(chunks), "dtype": dtype, "fill_value": 0}
+        options = chunked(shape, dtype, (CHUNK, CHUNK))
         if self._version == "0.4":
             separated = {"name": "v2", "separator": "/"}
             options |= {"compressors": Blosc("zstd", 3, Blosc.SHUFFLE), "chunk_key_encoding": separated}
         else:
-            options |= {"compressors": BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")}
             options |= {"dimension_names": tuple(self._axes)}
         if self._shards:
+            chunks = options["chunks"]
             wanted = [-(-extent // chunk) for extent, chunk in zip(shape[-2:], chunks[-2:])]
             sides = [chunk * min(SHARD, n_chunks) for chunk, n_chunks in zip(chunks[-2:], wanted)]
             options["shards"] = (*chunks[:-2], *sides)
@@ -254,7 +263,7 @@ class _Pyramid:
         while max(above.shape[-2:]) > _SMALLEST_LEVEL:
             shape = [*above.shape[:-2], *(-(-extent // 2) for extent in above.shape[-2:])]
             level = self._level(len(factors), shape, above.dtype)
-            for box in _boxes(shape, level.shards or level.chunks):
+            for box in blocks(shape, level.shards or level.chunks):
                 source = *box[:-2], *(slice(2 * part.start, 2 * part.stop) for part in box[-2:])
                 level[box] = halve(np.asarray(above[source]))
             above, factors = level, [*factors, 2 * factors[-1]]
@@ -296,7 +305,7 @@ class _Pyramid:
         self._group.attrs.update(whole)
 
 
-def _checked(labels: np.ndarray, dtype: np.dtype, name: str) -> int:
+def _checked(labels: LabelImage, dtype: np.dtype, name: str) -> int:
     """Give the largest label of an array; fails if they are no labels of that type."""
     try:
         check_labels(labels)
@@ -306,13 +315,6 @@ def _checked(labels: np.ndarray, dtype: np.dtype, name: str) -> int:
     if largest > np.iinfo(dtype).max:
         raise AbbeError(f"{name}: label {largest} does not fit in {dtype}")
     return largest
-
-
-def _boxes(shape: Sequence[int], unit: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Cut an array into boxes of one extent, those at its ends smaller."""
-    starts = (range(0, extent, step) for extent, step in zip(shape, unit))
-    for first in itertools.product(*starts):
-        yield tuple(slice(start, min(start + step, extent)) for start, step, extent in zip(first, unit, shape))
 
 
 def _every_other(pixels: np.ndarray) -> np.ndarray:

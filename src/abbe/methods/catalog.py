@@ -253,7 +253,7 @@ ENTRIES = {
     "vit_base_patch16_rope_224": _VIT_ROPE,
     "vit_large_patch16_rope_224": _VIT_ROPE,
     "vit_rope_tiny": _VIT_ROPE,
-    "transformer_base": _TRANSFORMER,
+    "transformer_base": replace(_TRANSFORMER, recipe="sequences"),
     "transformer_big": _TRANSFORMER,
     "transformer_tiny": _TRANSFORMER,
     "roformer_base": _ROFORMER,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 Span = tuple[int, int]
 """Start and stop along one axis."""
@@ -40,3 +41,10 @@ def bounding(boxes: Sequence[Box]) -> Box:
     """Give the smallest box around some boxes, at least one."""
     spans = zip(*boxes, strict=True)
     return tuple((min(start for start, _ in along), max(stop for _, stop in along)) for along in spans)
+
+
+def blocks(shape: Sequence[int], unit: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Cut an array into boxes of one extent, those at its ends smaller."""
+    starts = (range(0, extent, step) for extent, step in zip(shape, unit, strict=True))
+    for first in itertools.product(*starts):
+        yield tuple(slice(start, min(start + step, extent)) for start, step, extent in zip(first, unit, shape))

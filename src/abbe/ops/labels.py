@@ -6,11 +6,40 @@ input unchanged.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 BoundaryMode = Literal["inner", "thick"]
+
+
+class LabelImage(Protocol):
+    """A label image to be read piece by piece: an array, or one on the disk that reads like an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its extents."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of its axes."""
+
+    @property
+    def size(self) -> int:
+        """Number of its pixels."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its numbers."""
+
+    def __len__(self) -> int:
+        """Count what lies along the first axis."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read a part."""
+
+    def max(self) -> Any:
+        """Find the largest label; there must be pixels."""
 
 
 def smallest_unsigned(n: int) -> np.dtype:
@@ -59,7 +88,7 @@ def relabel(labels: np.ndarray) -> tuple[np.ndarray, int]:
     return (inverse.reshape(labels.shape) + shift).astype(np.int32), len(values) - 1 + shift
 
 
-def check_labels(labels: np.ndarray) -> None:
+def check_labels(labels: LabelImage) -> None:
     """Refuse what cannot be a label image.
 
     Raises
@@ -69,11 +98,11 @@ def check_labels(labels: np.ndarray) -> None:
     """
     if labels.dtype.kind not in "iub":
         raise ValueError(f"labels are {labels.dtype}, expected whole numbers")
-    if labels.dtype.kind == "i" and labels.size and labels.min() < 0:
+    if isinstance(labels, np.ndarray) and labels.dtype.kind == "i" and labels.size and labels.min() < 0:
         raise ValueError(f"labels reach {labels.min()}, expected 0 for background and positive numbers for objects")
 
 
-def largest_label(labels: np.ndarray) -> int:
+def largest_label(labels: LabelImage) -> int:
     """Find the largest label; 0 for an image without pixels or objects."""
     return int(labels.max()) if labels.size else 0
 

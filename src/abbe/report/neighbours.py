@@ -12,6 +12,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
+from PIL import Image as PillowImage
 
 from abbe.data.vectors import blocks
 from abbe.report import figures
@@ -155,12 +156,20 @@ def neighbours_sheet(
     found, cosines = nearest(vectors, queries)
     pictures, captions, lines = [], [], []
     for query, rows, similar in zip(queries, found.tolist(), cosines.tolist(), strict=True):
-        pictures += [thumbnail(picture(row), SIDE) for row in (query, *rows)]
+        pictures += [fitted(picture(row)) for row in (query, *rows)]
         captions += [groups[query] or names[query]]
-        captions += [f"{cosine:.2f} {groups[row]}" for row, cosine in zip(rows, similar, strict=True)]
+        captions += [f"{cosine:.3f} {groups[row]}" for row, cosine in zip(rows, similar, strict=True)]
         told = ", ".join(f"{names[row]} ({cosine:.3f})" for row, cosine in zip(rows, similar, strict=True))
         lines.append(f"{names[query]}: {told}" if rows else f"{names[query]}: there is no other")
     return class_sheet(pictures, captions, SIDE, found.shape[1] + 1), lines
+
+
+def fitted(pixels: np.ndarray) -> np.ndarray:
+    """Show (C, Y, X) of any type as (Y, X, 3) uint8 whose longer side fills its place on the sheet."""
+    picture = PillowImage.fromarray(thumbnail(pixels, 2 * SIDE))
+    scale = SIDE / max(picture.size)
+    extents = [max(1, round(extent * scale)) for extent in picture.size]
+    return np.asarray(picture.resize(extents, PillowImage.Resampling.BICUBIC))
 
 
 def neighbours_section(sheet: np.ndarray, lines: Sequence[str]) -> Section:

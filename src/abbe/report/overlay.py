@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import numpy as np
 import PIL.Image
@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from abbe.data.image import Image
 from abbe.data.select import Series
-from abbe.ops.labels import boundaries
+from abbe.ops.boxes import blocks
+from abbe.ops.labels import LabelImage, boundaries
 from abbe.report.pixels import Pixels, as_pixels, as_volume, bands, slabs, survey
 
 PALETTE = np.array([(255, 214, 10), (0, 229, 255), (255, 64, 200), (120, 255, 60), (255, 120, 40)], np.uint8)
@@ -33,6 +34,8 @@ SHEET, INK = 24, 235
 """Grey levels of the sheet and its captions."""
 _ROWS = 256
 """Rows that are coloured together."""
+_BLOCK = 1024
+"""Pixels per side of what is read of labels at a time."""
 
 SERIES_NAMES = {"T": "time", "C": "channel", "Z": "z"}
 Limits = tuple[tuple[float, float], ...]
@@ -51,8 +54,10 @@ def overlay(image: np.ndarray, labels: np.ndarray, max_side: int = 4096, *, limi
     return overlay_of(image, labels, max_side, limits=limits)
 
 
-def picture_of(series: Series, labels: np.ndarray, max_side: int = 4096, *, limits: Limits | None = None) -> np.ndarray:
+def picture_of(series: Series, labels: LabelImage, max_side: int = 4096, *, limits: Limits | None = None) -> np.ndarray:
     """Draw the contours of `labels` on an image; of a series on some of its frames, side by side.
+
+    Where channels are worked on one by one, each is stretched by itself; planes and time points share a stretch.
 
     Parameters
     ----------
@@ -61,17 +66,20 @@ def picture_of(series: Series, labels: np.ndarray, max_side: int = 4096, *, limi
     labels
         The axes of the series, then (Z,) Y, X; 0 is background.
     max_side, limits
-        As :func:`overlay_of` takes them.
+        As :func:`overlay_of` takes them; limits of channels that are worked on one by one are found all the same.
     """
     if not series.axes:
         return overlay_of(series[0], labels, max_side, limits=limits)
     places = (series.names(number) for number in range(len(series)))
     captions = [", ".join(f"{SERIES_NAMES[axis]} {at}" for axis, at in place.items()) for place in places]
-    return contact_sheet(series, lambda number: labels[series.index(number)], max_side, limits, captions)
+    channels = None
+    if "C" in series.axes:
+        limits, channels = None, [series.index(number)[series.axes.index("C")] for number in range(len(series))]
+    return contact_sheet(series, lambda number: labels[series.index(number)], max_side, limits, captions, channels)
 
 
 def overlay_of(
-    image: Pixels | np.ndarray, labels: np.ndarray, max_side: int = 4096, *, limits: Limits | None = None
+    image: Pixels | np.ndarray, labels: LabelImage, max_side: int = 4096, *, limits: Limits | None = None
 ) -> np.ndarray:
     """Draw the contours of `labels` on an image that is read band by band.
 
@@ -86,7 +94,7 @@ def overlay_of(
     image
         A reader or an array; for a volume an :class:`abbe.data.image.Image` CZYX or an array (C, Z, Y, X).
     labels
-        (Y, X) or (Z, Y, X) array or memory map, 0 is background.
+        (Y, X) or (Z, Y, X), in memory or on the disk, 0 is background.
     max_side
         Longest side of the picture in pixels, positive.
     limits
@@ -116,12 +124,21 @@ def overlay_of(
     columns = np.minimum(np.arange(picture.shape[1]) * factor + factor // 2, width - 1)
     if labels.ndim == 2:
         return _draw(picture, _nearest(labels, rows, columns))
-    return _draw(picture, _from_first_plane(_nearest(plane, rows, columns) for plane in labels))
+    return _draw(picture, _from_first_plane(_nearest(labels[z], rows, columns) for z in range(len(labels))))
 
 
-def _nearest(labels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Read some pixels of a (Y, X) label image."""
-    return np.asarray(labels if labels.shape == (len(rows), len(columns)) else labels[rows][:, columns])
+def _nearest(labels: LabelImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Read some rows and columns, which ascend, of a (Y, X) label image, block by block."""
+    if labels.shape == (len(rows), len(columns)):
+        return np.asarray(labels)
+    picked = np.empty((len(rows), len(columns)), labels.dtype)
+    for down, across in blocks(labels.shape, (_BLOCK, _BLOCK)):
+        y, x = (
+            slice(*np.searchsorted(places, (along.start, along.stop)))
+            for places, along in ((rows, down), (columns, across))
+        )
+        picked[y, x] = labels[down, across][np.ix_(rows[y] - down.start, columns[x] - across.start)]
+    return picked
 
 
 def _from_first_plane(planes: Iterator[np.ndarray]) -> np.ndarray:
@@ -210,10 +227,11 @@ def _stretch(channel: np.ndarray, low: float, high: float) -> None:
 
 def contact_sheet(
     frames: Sequence[Image],
-    labels_of: Callable[[int], np.ndarray],
+    labels_of: Callable[[int], LabelImage],
     max_side: int = 4096,
     limits: Limits | None = None,
     captions: Sequence[str] | None = None,
+    kinds: Sequence[Hashable] | None = None,
 ) -> np.ndarray:
     """Show up to nine evenly spaced frames of a series side by side, each with the contours of its objects.
 
@@ -229,6 +247,8 @@ def contact_sheet(
         Per channel the values that become black and white, the same in all frames; None finds them.
     captions
         What to write above each of `frames`; its index unless given.
+    kinds
+        A kind for each of `frames`: where `limits` are found, those of a kind share them, others do not.
 
     Returns
     -------
@@ -240,8 +260,8 @@ def contact_sheet(
     rows = math.ceil(len(shown) / columns)
     caption, gap = min(CAPTION, max_side // 12), min(GAP, max_side // 40)
     side = max(1, min((max_side - gap) // columns - gap, (max_side - gap) // rows - gap - caption))
-    limits = limits or survey([frames[index] for index in shown]).limits
-    pictures = [overlay_of(frames[index], labels_of(index), side, limits=limits) for index in shown]
+    stretch = _limits_of(frames, shown, kinds) if limits is None else dict.fromkeys(shown, limits)
+    pictures = [overlay_of(frames[index], labels_of(index), side, limits=stretch[index]) for index in shown]
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     step = height + caption + gap, width + gap
     sheet = np.full((rows * step[0] + gap, columns * step[1] + gap, 3), SHEET, np.uint8)
@@ -252,6 +272,17 @@ def contact_sheet(
         )
         sheet[top + caption :, left:][: picture.shape[0], : picture.shape[1]] = picture
     return sheet
+
+
+def _limits_of(frames: Sequence[Image], shown: Sequence[int], kinds: Sequence[Hashable] | None) -> dict[int, Limits]:
+    """Find what becomes black and white in the frames that are shown, in one survey of those of each kind."""
+    alike: dict[Hashable, list[int]] = {}
+    for index in shown:
+        alike.setdefault(kinds[index] if kinds else None, []).append(index)
+    found: dict[int, Limits] = {}
+    for group in alike.values():
+        found |= dict.fromkeys(group, survey([frames[index] for index in group]).limits)
+    return found
 
 
 def written(text: str, height: int, width: int) -> np.ndarray:

@@ -104,7 +104,9 @@ class Predictor:
         channels_last = torch.channels_last if spatial == 2 else torch.channels_last_3d
         layout = torch.contiguous_format if self.precision == "exact" else channels_last
         ready: Any = prepared_copy(method, fold=self.precision != "exact")
-        ready = ready.to(self.device, dtype).to(memory_format=layout)
+        ready = ready.to(self.device, dtype)
+        if self.precision != "exact":
+            ready = ready.to(memory_format=layout)
 
         @torch.inference_mode()
         def compute(windows: np.ndarray) -> Maps:

@@ -29,6 +29,7 @@ from abbe.errors import AbbeError
 from abbe.train.settings import build_config, literal, nearest, to_toml
 
 _COMMENTS = ("title", "command", "cost", "result")
+_FREE = (["normalization"], ["augment"], ["sums"])
 _LEAST = {"batch_size": 1, "epochs": 1, "validate_every": 1, "devices": 1, "nodes": 1, "crop": 1} | dict.fromkeys(
     ("steps", "steps_per_epoch", "warmup_steps", "workers", "patience", "learning_rate", "gradient_clip", "seed"), 0
 )
@@ -126,6 +127,8 @@ class DataConfig:
     """Folders with annotated images."""
     simulated: dict[str, int] = field(default_factory=dict)
     """Stacks of nuclei to simulate where no folder is given: how many for ``train`` and ``val``, and their ``seed``."""
+    sums: dict[str, Any] = field(default_factory=dict)
+    """Sums of whole numbers that a translation learns, by the names of their own configuration."""
     weights: list[float] = field(default_factory=list)
     """How often samples come from each folder, relative to the others; empty: by the number of images."""
     validation_fraction: float = 0.15
@@ -292,5 +295,5 @@ def _override(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(inner, dict):
             raise AbbeError(f"{key}: {name!r} is a single value and has no settings of its own")
         table = inner
-    free = path and (path[0] in ("network", "options") or path[:2] in (["data", "normalization"], ["data", "augment"]))
+    free = path and (path[0] in ("network", "options") or (path[0] == "data" and path[1:2] in _FREE))
     table[last] = literal(value) if free and isinstance(value, str) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from abbe.errors import AbbeError
 
 FORMAT = 1
 """Version of the header; a reader refuses what is newer than itself."""
+AVERAGED = ("running_mean", "running_var", "num_batches_tracked")
+"""Ends of the names of tensors that no gradient reaches."""
 
 
 @dataclass
@@ -95,6 +98,19 @@ def read_description(path: Path | str) -> Description:
     return _parse(path, header)
 
 
+def count_parameters(path: Path | str) -> int:
+    """Count the numbers that were learnt, from the header alone; those that a batch norm counts or averages are not.
+
+    Raises
+    ------
+    AbbeError
+        When the file is not whole.
+    """
+    with _opened(Path(path)) as file:
+        learnt = [name for name in file.keys() if not name.endswith(AVERAGED)]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in learnt)
+
+
 def is_model(path: Path | str) -> bool:
     """Tell whether a file says of itself that it is a model of Abbe; raises where it is safetensors, but not whole."""
     try:
@@ -155,4 +171,7 @@ def _refuse_foreign(path: Path) -> None:
     if start[8:9] == b"{":  # behind the length of safetensors' header, which may begin with any byte
         return
     if start[:1] == b"\x80" or start[:4] == b"PK\x03\x04":
-        raise AbbeError(f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors")
+        raise AbbeError(
+            f"{path}: a pickle, which can run code and is not opened as a model; Abbe reads .safetensors, and "
+            "`abbe convert` makes them of published weights"
+        )

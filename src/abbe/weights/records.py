@@ -33,6 +33,16 @@ RECORDS = {
         licence="BSD-3-Clause; trained on simulated data",
         file="nuclei_3d.safetensors",
     ),
+    "redcells": Record(
+        summary="twelve shapes of red blood cells in stained smears, as classes",
+        licence="BSD-3-Clause; trained on Chula RBC-12 (MIT)",
+        file="redcells.safetensors",
+    ),
+    "cell-type": Record(
+        summary="red cells, white cells and platelets in stained smears, as classes",
+        licence="BSD-3-Clause; trained on BCCD (MIT)",
+        file="cell-type.safetensors",
+    ),
 }
 
 

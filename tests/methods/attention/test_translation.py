@@ -91,7 +91,7 @@ def test_it_learns_by_the_trainer_with_the_paper_s_adam(tmp_path: Path) -> None:
     (group,) = objective.parameter_groups()
     assert (group["betas"], group["eps"]) == ((0.9, 0.98), 1e-9)
     config = SumsConfig(digits=1)
-    data = GeneratedSequences(lambda rng: draw_sum(config, rng, held_out=False), objective.prepare, 160, seed=0)
+    data = GeneratedSequences(lambda rng: draw_sum(config, rng), objective.prepare, 160, seed=0)
     train = TrainConfig(
         epochs=3,
         batch_size=16,

@@ -36,6 +36,8 @@ class TranslationOptions:
     """Beginnings that the search follows; 1: the likeliest token, again and again."""
     alpha: float = 0.6
     """Strength of the length penalty."""
+    alphabet: str = ""
+    """Characters of the tokens behind those for padding, begin and end; empty where tokens are no characters."""
 
 
 class Translation(nn.Module):

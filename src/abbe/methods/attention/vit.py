@@ -150,7 +150,8 @@ class ViT(nn.Module):
         x = self.patches(x)  # (B, D, Y/P, X/P)
         grid = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, D)
+        # a traced network keeps len(x) as a constant, but x.shape[0] free
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, 1 + N, D)
         return self.dropout(x + resampled(self.positions, (self.grid, self.grid), grid))
 
 

@@ -92,7 +92,8 @@ class ViTRoPE(nn.Module):
         columns_first = grid((x.shape[2], x.shape[3]), x.device).flip(-1)  # (N, 2), x before y
         angle = angles(columns_first, self.config.width // self.config.heads, self.config.base)
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, D)
+        # a traced network keeps len(x) as a constant, but x.shape[0] free
+        x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)  # (B, 1 + N, D)
         for block in self.blocks:
             x = block(x, angle)
         return self.norm(x)
@@ -124,7 +125,7 @@ class RotaryAttention(Attention):
     def forward(self, x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Map tokens (B, prefix + N, D) to tokens; the last N have an ``angle`` (N, D / heads / 2)."""
         q, k, v = self.split(x)
-        prefix = x.shape[1] - len(angle)
+        prefix = x.shape[1] - angle.shape[0]
         q, k = (torch.cat([t[:, :, :prefix], rotate(t[:, :, prefix:], angle)], dim=2) for t in (q, k))
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, prefix + N, D/heads)
         return self.out(x.transpose(1, 2).flatten(2))

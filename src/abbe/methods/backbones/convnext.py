@@ -112,10 +112,10 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (B, D, Y, X) to the same shape."""
         y = self.depthwise(x).permute(0, 2, 3, 1)  # (B, Y, X, D)
-        y = self.reduce(F.gelu(self.expand(self.norm(y))))
-        if self.gamma is not None:
-            y = y * self.gamma
-        return x + self.drop_path(y.permute(0, 3, 1, 2))  # (B, D, Y, X)
+        y = self.drop_path(self.reduce(F.gelu(self.expand(self.norm(y)))))
+        x = x.permute(0, 2, 3, 1)
+        x = x + y if self.gamma is None else torch.addcmul(x, y, self.gamma)  # in one pass
+        return x.permute(0, 3, 1, 2)  # (B, D, Y, X)
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -175,7 +175,7 @@ def has_triton() -> bool:
 
 def check_shapes(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, window: Window) -> None:
     """Raise ValueError where offsets or weights are not those of the window on this image."""
-    size = (len(x), window.extent(x.shape[1]), window.extent(x.shape[2]))
+    size = (x.shape[0], window.extent(x.shape[1]), window.extent(x.shape[2]))
     number = window.groups * window.points
     if tuple(offset.shape) != (*size, 2 * number) or tuple(mask.shape) != (*size, number):
         raise ValueError(
@@ -206,8 +206,8 @@ def sampled(x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, window: W
     """Compute :func:`dcnv3` by ``grid_sample``."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     batch, rows, columns, channels = x.shape
-    size = torch.tensor([columns, rows], device=x.device, dtype=dtype)
-    grid = (2 * places(offset.to(dtype), window) + 1) / size - 1  # -1 and 1 are the image's edges
+    right, down = places(offset.to(dtype), window).unbind(-1)
+    grid = torch.stack([(2 * right + 1) / columns, (2 * down + 1) / rows], -1) - 1  # -1 and 1 are the image's edges
     grid = grid.movedim(3, 1).flatten(0, 1).flatten(1, 2)  # (B G, Y' X', P, 2)
     image = x.to(dtype).permute(0, 3, 1, 2).reshape(batch * window.groups, -1, rows, columns)  # (B G, C / G, Y, X)
     samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

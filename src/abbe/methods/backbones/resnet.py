@@ -95,6 +95,7 @@ class ResNet(nn.Module):
         self.widths = tuple(widths)
         self.strides = tuple(stride * 2**i for i in range(len(widths)))
         self.apply(initialise)
+        self.to(memory_format=torch.channels_last)  # then no convolution has to bring its input into another layout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute logits (B, K) of images (B, C, Y, X); with no classes, features (B, D)."""

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from abbe.contract import Geometry, Watch
+from abbe.contract import Geometry, Joins, Watch
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
 from abbe.methods.restoration.nafnet import psnr_loss
@@ -97,7 +97,7 @@ class Restoration(nn.Module):
         See :class:`RestorationOptions`.
     """
 
-    joins = "stitch"
+    joins: Joins = "stitch"
     watch = Watch("psnr", "max")
 
     def __init__(self, network: nn.Module, options: RestorationOptions | None = None):

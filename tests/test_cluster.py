@@ -201,8 +201,10 @@ def children() -> set[int]:
 
 
 def test_ctrl_c_ends_the_workers_and_is_told_in_one_line(field: Path, bright_file: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large.tif"  # there has to be work left when the key is pressed, also on a busy machine
+    tifffile.imwrite(large, np.tile(tifffile.imread(field), (6, 6)))
     code = "from abbe.cli.main import main; main()"
-    words = ["segment", str(field), "--model", str(bright_file), "--out", str(tmp_path / "out"), "--workers", "1"]
+    words = ["segment", str(large), "--model", str(bright_file), "--out", str(tmp_path / "out"), "--workers", "1"]
     options = ["--tile", "96", "--diameter", "20", "--device", "cpu", "--precision", "exact"]
     command = [sys.executable, "-c", code, *words, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -168,8 +168,8 @@ def fitted(pixels: np.ndarray) -> np.ndarray:
     """Show (C, Y, X) of any type as (Y, X, 3) uint8 whose longer side fills its place on the sheet."""
     picture = PillowImage.fromarray(thumbnail(pixels, 2 * SIDE))
     scale = SIDE / max(picture.size)
-    extents = [max(1, round(extent * scale)) for extent in picture.size]
-    return np.asarray(picture.resize(extents, PillowImage.Resampling.BICUBIC))
+    width, height = (max(1, round(extent * scale)) for extent in picture.size)
+    return np.asarray(picture.resize((width, height), PillowImage.Resampling.BICUBIC))
 
 
 def neighbours_section(sheet: np.ndarray, lines: Sequence[str]) -> Section:

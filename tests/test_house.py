@@ -39,6 +39,8 @@ ROOMS = (
         "embedding",
         "embed_batch",
         "translation",
+        "restoration",
+        "restore_batch",
         "adopt",
         "evaluation",
         "learn_classes",

@@ -14,10 +14,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abbe.api import classify, convert, create, embed, evaluate, info, load, measure, read, segment
+    from abbe.api import classify, convert, create, embed, evaluate, info, load, measure, read, restore, segment
 
 __version__ = "0.1.0"
-__all__ = ["classify", "convert", "create", "embed", "evaluate", "info", "load", "measure", "read", "segment"]
+__all__ = [
+    "classify",
+    "convert",
+    "create",
+    "embed",
+    "evaluate",
+    "info",
+    "load",
+    "measure",
+    "read",
+    "restore",
+    "segment",
+]
 
 
 def __getattr__(name: str) -> Any:

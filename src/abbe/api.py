@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from abbe.adopt import adopt
@@ -23,8 +24,9 @@ from abbe.methods.catalog import entry, module_of, variant
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.reproduce.run import reproduce
+from abbe.restoration import Restorer
 from abbe.segmentation import Segmentation
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
 from abbe.train.settings import build_config
 from abbe.translation import Translator
 
@@ -40,6 +42,7 @@ __all__ = [
     "measure",
     "read",
     "reproduce",
+    "restore",
     "segment",
     "train",
     "translate",
@@ -247,6 +250,33 @@ def embed(image: Any, model: str | Path | Model, objects: Any = None, **settings
     """
     loaded = model if isinstance(model, Model) else load(model)
     return embed_image(Embedder(loaded, build_config(EmbedSettings, settings, "embed")), image, objects)
+
+
+def restore(image: Any, model: str | Path | Model, **settings: Any) -> np.ndarray:
+    """Restore an image: denoise, deblur, or whatever a model was trained for.
+
+    Parameters
+    ----------
+    image
+        A path, an array, or what :func:`read` gave. All planes, time points and channels are restored unless one is
+        chosen.
+    model
+        Name or file of a model of restoration, or what :func:`load` gave.
+    **settings
+        Fields of :class:`~abbe.settings.RestoreSettings`, such as ``dtype="float32"``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the image's type, its axes in the order TCZYX without those of extent 1.
+
+    Raises
+    ------
+    AbbeError
+        When the image cannot be read or does not fit the model, or the model restores nothing.
+    """
+    restorer = Restorer(model if isinstance(model, Model) else load(model))
+    return restorer.restore(image, build_config(RestoreSettings, settings, "restore")).pixels
 
 
 def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:

@@ -23,7 +23,9 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
+from abbe.restoration import Restorer
+from abbe.restore_batch import RestoreBatch
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
 
 Tell = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -270,6 +272,45 @@ def embed_files(
         truth=truth,
     )
     return batch.run(found, lambda path, work: embed_one(embedder, path, given and given(path), work), tell)
+
+
+def restore_files(
+    inputs: Sequence[str | Path],
+    outputs: Outputs,
+    model: str | Path,
+    settings: RestoreSettings | None = None,
+    *,
+    command: Sequence[str] = ("abbe.restore_files",),
+    tell: Tell = logger.info,
+) -> BatchResult:
+    """Restore many images into a folder: ``<name>_restored.tif``, pictures of before and after, and a report.
+
+    Parameters
+    ----------
+    inputs
+        Files, folders, patterns, addresses of OME-Zarr.
+    outputs
+        Where to write.
+    model
+        Name or file of a model of restoration.
+    settings
+        Options for all images.
+    command
+        What to call the run in its record.
+    tell
+        Gets a line for every image.
+
+    Raises
+    ------
+    AbbeError
+        When the inputs lead to nothing, or model or folder cannot be used.
+    """
+    chosen = settings or RestoreSettings()
+    found, loaded = find_images(inputs), load_model(model)
+    restorer, device = Restorer(loaded), loaded.predictor(chosen).device
+    title = f"{_images(len(found)).capitalize()} restored"
+    batch = RestoreBatch(outputs, loaded.identity(chosen), title, command, loaded.record(), device)
+    return batch.run(found, lambda path, work: restorer.restore(path, chosen), tell)
 
 
 def _masks_of(found: Sequence[Input], labels: Path) -> Callable[[Path | str], Path]:

@@ -63,13 +63,14 @@ class Reader:
 
     def frame(self, number: int) -> Region:
         """Give what reads boxes of a frame."""
-        return partial(self._read, self.series.seen(number), self._statistics_of(number))
+        return partial(self._read, self.series.seen(number), self.statistics_of(number))
 
     def _read(self, image: Image, statistics: Statistics, box: Box) -> np.ndarray:
         pixels = statistics.apply(image.box(box))
         return pixels if len(pixels) == 1 else match_channels(pixels, self.in_channels, self.name)
 
-    def _statistics_of(self, number: int) -> Statistics:
+    def statistics_of(self, number: int) -> Statistics:
+        """Measure a frame, or take what was measured of its stack."""
         place = self.series.index(number)
         key = place[:-1] if self.series.axes.endswith("Z") else place
         if key not in self._statistics:

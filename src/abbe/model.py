@@ -186,7 +186,7 @@ class Model:
         if self.method.joins == "sequence":
             raise AbbeError(f"model {self.name!r} reads sequences and no images; abbe.api.translate uses it")
 
-    def tile(self, settings: SegmentSettings) -> tuple[int, ...]:
+    def tile(self, settings: ComputeSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
         chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
         if isinstance(chosen, int):
@@ -194,7 +194,7 @@ class Model:
         halo = self.method.geometry.halo or (0, 0, 0)
         return tuple(max(extent, 3 * around) for extent, around in zip(chosen, halo, strict=True))
 
-    def reader(self, series: Series, settings: SegmentSettings) -> Reader:
+    def reader(self, series: Series, settings: ImageSettings) -> Reader:
         """Read normalised boxes (C, ...) of a selected image, with the channels that the network takes."""
         normalization = Normalization(**self.description.normalization)
         reader = Reader(series, settings, normalization, self.method.in_channels)

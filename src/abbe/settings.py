@@ -65,6 +65,14 @@ class SegmentSettings(ImageSettings, ObjectSettings, StainSettings, ComputeSetti
 
 
 @dataclass(frozen=True)
+class RestoreSettings(ImageSettings, ComputeSettings):
+    """Everything that changes a restored image."""
+
+    dtype: Literal["keep", "float32"] = "keep"
+    """Type of what is written: keep: that of the image, whole numbers rounded and held within it; or fractions."""
+
+
+@dataclass(frozen=True)
 class ClassifySettings(ImageSettings, ComputeSettings):
     """Everything that changes the classes of an image or of its objects."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from abbe.display import Display, close, print_line, spell
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, SegmentSettings
+from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
@@ -203,6 +203,38 @@ def embed(
             command=["abbe", *sys.argv[1:]],
             tell=display.tell,
         )
+    return close(result)
+
+
+def restore(
+    images: list[str],
+    /,
+    *,
+    model: str,
+    out: Path = Path("abbe-results"),
+    settings: Annotated[RestoreSettings | None, Flat] = None,
+    overwrite: bool = False,
+) -> int:
+    """Restore images with a model trained for it: <name>_restored.tif of the same type, axes and pixel size.
+
+    Parameters
+    ----------
+    images
+        Files, folders (with all below them), patterns, or addresses of OME-Zarr.
+    model
+        A model of restoration: a file, or the folder of a training.
+    out
+        Folder for the results.
+    overwrite
+        Do again what an earlier run into the same folder has finished.
+    """
+    from abbe.batch import Outputs
+    from abbe.folders import restore_files
+
+    with Display() as display:
+        command = ["abbe", *sys.argv[1:]]
+        outputs = Outputs(out, overwrite=overwrite)
+        result = restore_files(images, outputs, model, settings, command=command, tell=display.tell)
     return close(result)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from abbe import __version__
-from abbe.cli.images import classify, demo, embed, info, measure, segment
+from abbe.cli.images import classify, demo, embed, info, measure, restore, segment
 from abbe.cli.models import convert, doctor, export, models, show
 from abbe.cli.training import evaluate, recipes, reproduce, train
 from abbe.display import err
 from abbe.errors import AbbeError
 
 VERBS = (
-    *(segment, measure, classify, embed, train, evaluate, info),
+    *(segment, measure, classify, embed, restore, train, evaluate, info),
     *(models, convert, export, recipes, reproduce, show, doctor, demo),
 )
 

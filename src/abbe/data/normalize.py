@@ -105,6 +105,12 @@ class Statistics:
             np.nan_to_num(normalised, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
         return normalised
 
+    def invert(self, normalised: np.ndarray) -> np.ndarray:
+        """Bring normalised (C, ...) back to the values of the image, float64."""
+        channels = (-1, *[1] * (normalised.ndim - 1))
+        values = normalised.astype(np.float64) * self.scale.reshape(channels) + self.offset.reshape(channels)
+        return values if self.base is None else values + self.base.astype(np.float64).reshape(channels)
+
 
 def range_of(pixels: np.ndarray) -> tuple[float, float] | None:
     """Offset and scale of what a type of up to 16 bits can hold, or of fractions from 0 to 1; None for other values."""

@@ -1,0 +1,115 @@
+"""Restoration as a user calls it: values, types and axes of what went in, tile by tile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch import nn
+
+from abbe.api import restore
+from abbe.batch import Outputs
+from abbe.data.read import read
+from abbe.errors import AbbeError
+from abbe.folders import restore_files
+from abbe.methods.restoration.dncnn import VARIANTS, build
+from abbe.methods.restoration.restore import Restoration
+from abbe.model import Model
+from abbe.restoration import Restorer, to_type
+from abbe.weights.file import Description, save_model
+
+DESCRIPTION = Description("clean", "dncnn_tiny", objective="restoration", normalization={"kind": "range"})
+
+
+def model(network: nn.Module | None = None, normalization: str = "range", in_channels: int = 1) -> Model:
+    method = Restoration(network or Same(in_channels)).eval()
+    return Model(method, Description("same", "dncnn_tiny", normalization={"kind": normalization}))
+
+
+class Same(nn.Module):
+    multiple = 1
+
+    def __init__(self, in_channels: int = 1):
+        super().__init__()
+        self.in_channels = in_channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0
+
+
+@pytest.mark.parametrize("normalization", ["range", "percentile", "zscore", "none"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.uint32])
+def test_values_and_types_come_back(normalization, dtype) -> None:
+    generator = np.random.default_rng(0)
+    image = (generator.random((37, 50)) * 250).astype(dtype)
+    found = restore(image, model(normalization=normalization), precision="exact")
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.astype(float), image, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("TYX", (3, 20, 30)), ("ZYX", (4, 20, 30)), ("CYX", (2, 20, 30)), ("TCZYX", (2, 2, 3, 20, 30))]
+)
+def test_all_axes_are_restored(axes, shape) -> None:
+    image = np.random.default_rng(0).integers(0, 60000, shape).astype(np.uint16)
+    found = Restorer(model()).restore(read(image, axes=axes), settings())
+    order = [axes.index(axis) for axis in found.axes]
+    np.testing.assert_array_equal(found.pixels, image.transpose(order))
+
+
+def settings(**given):
+    from abbe.settings import RestoreSettings
+
+    return RestoreSettings(precision="exact", **given)
+
+
+def test_colour_of_a_colour_network_and_of_a_grey_one() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (24, 31, 3)).astype(np.uint8)
+    for in_channels in (1, 3):
+        found = Restorer(model(in_channels=in_channels)).restore(image, settings())
+        assert found.axes == "CYX"
+        np.testing.assert_array_equal(found.pixels, image.transpose(2, 0, 1))
+
+
+def test_tiles_equal_the_whole() -> None:
+    torch.manual_seed(0)
+    tiny = model(build(VARIANTS["dncnn_tiny"]))
+    image = np.random.default_rng(0).random((150, 170), np.float32)
+    whole = restore(image, tiny, precision="exact", tile=256)
+    tiled = restore(image, tiny, precision="exact", tile=48)
+    inner = np.s_[8:-8, 8:-8]
+    np.testing.assert_allclose(tiled[inner], whole[inner], atol=1e-5)
+
+
+def test_whole_numbers_are_held_within_their_type() -> None:
+    np.testing.assert_array_equal(to_type(np.array([-3.0, 12.4, 300.0]), np.dtype(np.uint8)), [0, 12, 255])
+
+
+def test_models_of_objects_are_refused() -> None:
+    with pytest.raises(AbbeError, match="restores no images"):
+        restore(np.zeros((8, 8), np.uint8), "nuclei")
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_model(tmp_path / "m.safetensors", Restoration(build(VARIANTS["dncnn_tiny"])).state_dict(), DESCRIPTION)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 4000, (2, 3, 64, 80)).astype(np.uint16)
+    metadata = {"axes": "CZYX", "PhysicalSizeX": 0.2, "PhysicalSizeY": 0.2, "PhysicalSizeZ": 1.0}
+    tifffile.imwrite(folder / "a.ome.tif", pixels, ome=True, metadata=metadata | {"Channel": {"Name": ["DAPI", "GFP"]}})
+    (folder / "b.tif").write_bytes(b"no image")
+    lines: list[str] = []
+    result = restore_files([folder], Outputs(tmp_path / "out"), tmp_path / "m.safetensors", tell=lines.append)
+    assert len(result.failures) == 1
+    restored = read(tmp_path / "out" / "a_restored.tif")
+    assert (restored.axes, restored.shape, restored.dtype) == ("CZYX", (2, 3, 64, 80), np.uint16)
+    assert restored.channels == ("DAPI", "GFP")
+    assert restored.pixel_size == {"x": 0.2, "y": 0.2, "z": 1.0}
+    assert "noise" in lines[0]
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    again = restore_files([folder], Outputs(tmp_path / "out"), tmp_path / "m.safetensors")
+    assert again.skipped == 1

@@ -18,7 +18,7 @@ from abbe.data.classes import name_of_class, names_of, read_pairs
 from abbe.data.inputs import Input
 from abbe.data.select import Series, select
 from abbe.data.write import write_png, write_table
-from abbe.report.classes import choose_for_sheet, class_sections, class_sheet, thumbnail
+from abbe.report.classes import choose_for_sheet, class_sections, class_sheet, fitted, thumbnail
 from abbe.report.gallery import MAX_ITEMS, GalleryItem
 from abbe.report.page import Section, failures_section, gallery_section, write_page
 from abbe.report.page import table as page_table
@@ -119,7 +119,7 @@ class ClassBatch(Batch):
 
     def _sheet(self, table: pd.DataFrame) -> np.ndarray:
         chosen = table.iloc[choose_for_sheet(table["class"].tolist(), table["probability"].tolist())]
-        pictures = [thumbnail(self._picture(name).transpose(2, 0, 1)) for name in chosen["image"]]
+        pictures = [fitted(self._picture(name).transpose(2, 0, 1)) for name in chosen["image"]]
         captions = [f"{name} {sure:.2f}" for name, sure in zip(chosen["class"], chosen["probability"], strict=True)]
         return class_sheet(pictures, captions)
 

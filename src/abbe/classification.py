@@ -19,7 +19,7 @@ from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.methods.backbones.classification import Classification, ClassificationOptions
 from abbe.model import Model
-from abbe.report.classes import choose_for_sheet, class_columns, class_sections, class_sheet, thumbnail
+from abbe.report.classes import choose_for_sheet, class_columns, class_sections, class_sheet, fitted
 from abbe.report.measure import COLUMN_OF, measure_labels, placed
 from abbe.report.page import Section
 from abbe.report.table import ObjectTable
@@ -142,7 +142,7 @@ def object_sheet(
     _, boxes = boxes_of(labels)
     crops = classifier.views(settings).crops(frame, [boxes[place] for place in chosen])
     captions = [f"{table['class'].iloc[place]} {table['probability'].iloc[place]:.2f}" for place in chosen]
-    return class_sheet([thumbnail(crop) for crop in crops], captions)
+    return class_sheet([fitted(crop) for crop in crops], captions)
 
 
 def object_sections(classifier: Classifier, truth: Path | None) -> Callable[[Path], list[Section]]:

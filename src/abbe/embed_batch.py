@@ -25,7 +25,8 @@ from abbe.data.vectors import VectorFormat, append_rows, join_rows, write_vector
 from abbe.data.write import write_png, write_table
 from abbe.embedding import CORNERS, FEATURES, FRAME, Embedder
 from abbe.errors import AbbeError
-from abbe.report.neighbours import SIDE, map_section, neighbours_section, neighbours_sheet
+from abbe.report.classes import SIDE
+from abbe.report.neighbours import map_section, neighbours_section, neighbours_sheet
 from abbe.report.page import Section, failures_section, write_page
 from abbe.report.page import table as page_table
 

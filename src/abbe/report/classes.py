@@ -8,6 +8,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
+from PIL import Image as PillowImage
 
 from abbe.metrics.classes import bootstrap, confusion, reliability, scores
 from abbe.report import figures
@@ -18,7 +19,7 @@ MAX_CLASSES = 40
 """Classes that a confusion matrix shows; of more, the most frequent confusions are listed."""
 SHOWN = 96
 """Pictures on a sheet."""
-SIDE = 88
+SIDE = 108
 """Pixels of each."""
 SHADE = "31, 122, 140"
 """Red, green, blue of a cell where everything is."""
@@ -120,6 +121,14 @@ def thumbnail(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
     picture = overlay(pixels, np.zeros(pixels.shape[1:], np.int32), side)
     factor = max(1, side // max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def fitted(pixels: np.ndarray) -> np.ndarray:
+    """Show (C, Y, X) of any type as (Y, X, 3) uint8 whose longer side fills its place on the sheet."""
+    picture = PillowImage.fromarray(thumbnail(pixels, 2 * SIDE))
+    scale = SIDE / max(picture.size)
+    width, height = (max(1, round(extent * scale)) for extent in picture.size)
+    return np.asarray(picture.resize((width, height), PillowImage.Resampling.BICUBIC))
 
 
 def choose_for_sheet(classes: Sequence[str], probability: Sequence[float], most: int = SHOWN) -> list[int]:

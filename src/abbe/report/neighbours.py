@@ -12,18 +12,15 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from PIL import Image as PillowImage
 
 from abbe.data.vectors import blocks
 from abbe.report import figures
-from abbe.report.classes import class_sheet, thumbnail
+from abbe.report.classes import class_sheet, fitted
 from abbe.report.gallery import data_uri
 from abbe.report.page import Section
 
 QUERIES, NEIGHBOURS = 8, 5
 """Rows of the sheet, and pictures in each beside the query."""
-SIDE = 108
-"""Pixels of each."""
 MAPPED = 2000
 """Vectors that a map shows; of more, so many evenly spread ones."""
 LEAST = 3
@@ -161,15 +158,7 @@ def neighbours_sheet(
         captions += [f"{cosine:.3f} {groups[row]}" for row, cosine in zip(rows, similar, strict=True)]
         told = ", ".join(f"{names[row]} ({cosine:.3f})" for row, cosine in zip(rows, similar, strict=True))
         lines.append(f"{names[query]}: {told}" if rows else f"{names[query]}: there is no other")
-    return class_sheet(pictures, captions, SIDE, found.shape[1] + 1), lines
-
-
-def fitted(pixels: np.ndarray) -> np.ndarray:
-    """Show (C, Y, X) of any type as (Y, X, 3) uint8 whose longer side fills its place on the sheet."""
-    picture = PillowImage.fromarray(thumbnail(pixels, 2 * SIDE))
-    scale = SIDE / max(picture.size)
-    width, height = (max(1, round(extent * scale)) for extent in picture.size)
-    return np.asarray(picture.resize((width, height), PillowImage.Resampling.BICUBIC))
+    return class_sheet(pictures, captions, columns=found.shape[1] + 1), lines
 
 
 def neighbours_section(sheet: np.ndarray, lines: Sequence[str]) -> Section:

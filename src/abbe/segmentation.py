@@ -26,7 +26,7 @@ from abbe.tiling.merge import Finished
 
 logger = logging.getLogger(__name__)
 
-IN_MEMORY = 2**26
+IN_MEMORY = 2**25
 """Pixels of a label image up to which it is held in memory; a larger one lies in chunks on the disk."""
 
 
@@ -137,7 +137,7 @@ class Segmentation:
         What was segmented: the planes or stacks of an image, mostly one.
     labels : ndarray or StoredLabels
         int32, (Y, X) or (Z, Y, X); of a series of planes or stacks with its axes before these. 0 is background,
-        objects are numbered from 1 through all of it. Above 2**26 pixels it is uint32 and lies on the disk: slices of
+        objects are numbered from 1 through all of it. Above 2**25 pixels it is uint32 and lies on the disk: slices of
         it are arrays, as ``numpy.asarray(labels)`` is, which loads it all.
     origin : Origin
         The model and its settings.

@@ -168,6 +168,7 @@ class Cluster:
                     result = _deadly(name(item), error, lost and partial(lost, item))
                 self._losses, suspected = 0, False
                 waiting.pop(0)
+                future.release()  # else its finaliser does, and a Ctrl-C that falls into a finaliser is lost
                 yield result
         finally:
             self.client.cancel([future for _, future in waiting])

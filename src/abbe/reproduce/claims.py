@@ -84,14 +84,14 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.transformer",
         "The decoder's cache changes nothing but the time; schedule and label smoothing make the network better.",
         "arXiv:1706.03762",
-        10,
+        5,
     ),
     "vit": Claim(
         "vit",
         "abbe.reproduce.vit",
         "Deeper layers look farther, some heads look far from the first, and without positions the network is worse.",
         "arXiv:2010.11929",
-        10,
+        5,
         "a folder of images for each class, of 32 x 32 pixels or scaled to it",
     ),
     "roformer": Claim(
@@ -99,7 +99,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.roformer",
         "Scores of rotary positions depend on the distance alone, fall with it, and learn faster than sinusoids.",
         "arXiv:2104.09864",
-        6,
+        4,
     ),
 }
 

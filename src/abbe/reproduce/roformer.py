@@ -241,4 +241,5 @@ def _draw_moved(axes: Axes, seed: int) -> None:
     for kind in KINDS:
         axes.plot(scores(kind, q, k, places + 7, places), color=COLOURS[kind], label=f"{kind} positions")
     axes.set(title="score of two words, 7 apart", xlabel="place of the second", ylabel="part of |q| |k|")
+    axes.margins(y=0.35)  # room for the legend
     axes.legend(frameon=False)

@@ -38,9 +38,9 @@ class Budget:
 
     seeds: int = 1
     """Trainings of each kind."""
-    epochs: int = 8
+    epochs: int = 5
     batch: int = 64
-    pictures: int = 10000
+    pictures: int = 4000
     """Most of them to train on."""
     held_out: int = 2000
     """Most of them to measure on."""

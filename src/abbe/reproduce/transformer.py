@@ -76,7 +76,8 @@ def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
         f"without label smoothing {right[PLAIN]} are right, and the perplexity is {perplexity[PLAIN]:.3f} in place of "
         f"{perplexity[PAPER]:.3f} ({BUDGET.seeds} seed{'s' * (BUDGET.seeds > 1)})."
     )
-    table = pd.concat([cache.assign(what="cache"), trained.assign(what="training")], ignore_index=True)
+    parts = {"cache": cache, "training": trained, "accuracy in training": curves}
+    table = pd.concat([part.assign(what=name) for name, part in parts.items()], ignore_index=True)
     return Found(same and schedule and smoothing, sentence, table, draw(cache, trained, curves))
 
 
@@ -215,4 +216,4 @@ def draw(cache: pd.DataFrame, trained: pd.DataFrame, curves: pd.DataFrame) -> Fi
 def _draw_outcome(axes: Axes, trained: pd.DataFrame) -> None:
     for kind, of_kind in trained.groupby("kind", sort=False):
         axes.plot(of_kind["perplexity"], of_kind["exact_match"], "o", color=COLOURS[str(kind)], label=kind)
-    axes.set(title="sums never seen, a dot for each training", xlabel="perplexity of a digit", ylabel="exact match")
+    axes.set(title="sums never seen", xlabel="perplexity of a digit", ylabel="exact match")

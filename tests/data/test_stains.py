@@ -38,6 +38,23 @@ def test_amounts_of_the_dyes_come_back(generator, white) -> None:
     np.testing.assert_allclose(found.box(((0, 24), (0, 24))), amounts, atol=0.03)
 
 
+def test_fractions_have_the_amounts_of_whole_numbers() -> None:
+    picture = stained(patches(np.random.default_rng(0)), [HAEMATOXYLIN, DAB])
+    fractions = read((picture / 255).astype(np.float32).transpose(2, 0, 1), axes="CYX").planar()
+    box = ((0, 24), (0, 24))
+    found, wanted = (take_apart(image).box(box) for image in (fractions, read(picture).planar()))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def test_light_is_measured_once_a_frame(monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr("abbe.data.select.take_apart", lambda image: calls.append(1) or take_apart(image))
+    series = select(skimage.data.immunohistochemistry(), ImageSettings()).separated("h-dab")
+    for _ in range(5):
+        series.seen(0), series.measured(0)
+    assert len(calls) == 1
+
+
 def test_equals_skimage_up_to_the_light() -> None:
     tissue = skimage.data.immunohistochemistry()[:64, :64]
     ours = take_apart(read(tissue).planar()).box(((0, 64), (0, 64)))

@@ -42,6 +42,7 @@ class Series(Sequence[Image]):
 
     def __init__(self, image: Image, axes: str = "", dimensions: int = 2, stains: Stains = "off"):
         self.image, self.axes, self.dimensions, self.stains = image, axes, dimensions, stains
+        self._apart: dict[int, Image] = {}
         self.shape = tuple(image.sizes[axis] for axis in axes)
         self[0]  # what cannot be taken apart so is told now
 
@@ -73,7 +74,11 @@ class Series(Sequence[Image]):
 
     def measured(self, number: int) -> Image:
         """Take what is measured of a frame: its own values, or the amounts of its dyes."""
-        return self[number] if self.stains == "off" else take_apart(self[number])
+        if self.stains == "off":
+            return self[number]
+        if number not in self._apart:  # the light without tissue is measured once, not for every tile
+            self._apart = {number: take_apart(self[number])}
+        return self._apart[number]
 
     def seen(self, number: int) -> Image:
         """Take what a network sees of a frame: all channels, or the dye of the nuclei."""

@@ -66,7 +66,8 @@ class Densities(LazyArray):
 def density(pixels: np.ndarray, white: np.ndarray) -> np.ndarray:
     """Compute optical densities of (3, ...) values; those brighter than ``white`` (3,) have none."""
     grounds = white.reshape(3, *[1] * (pixels.ndim - 1))
-    return -np.log10(np.clip((pixels.astype(np.float32) + 1) / (grounds + 1), 1e-6, 1))
+    least = 1 if pixels.dtype.kind in "iu" else 1 / 255  # so that black has a density
+    return -np.log10(np.clip((pixels.astype(np.float32) + least) / (grounds + least), 1e-6, 1))
 
 
 def take_apart(image: Image) -> Image:

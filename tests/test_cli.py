@@ -375,6 +375,11 @@ def test_info_models_recipes_and_show(run: Callable[..., Ran], bright_file: Path
     assert "unet_residual_tiny" in run("show", bright_file).out
 
 
+def test_help_keeps_placeholders(run: Callable[..., Ran]) -> None:
+    assert "<name>_restored.tif" in run("restore", "--help").out
+    assert "<stem>_labels.tif" in run("measure", "--help").out
+
+
 def test_version_and_help(run: Callable[..., Ran]) -> None:
     assert run("--version").out.strip().split(".")[0].isdigit()
     for words in (["--help"], ["segment", "--help"], ["train", "--help"]):

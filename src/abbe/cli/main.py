@@ -24,6 +24,7 @@ VERBS = (
 app = App(
     default_parameter=Parameter(negative=()),
     name="abbe",
+    help_format="plaintext",  # as markup, <name> in a text would be taken for a tag and left out
     help="Deep-learning image analysis for microscopy: counts and measurements from a folder of images.",
     version=__version__,
     version_flags=["--version"],

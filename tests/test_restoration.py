@@ -10,7 +10,7 @@ import tifffile
 import torch
 from torch import nn
 
-from abbe.api import restore
+from abbe.api import evaluate, restore, segment
 from abbe.batch import Outputs
 from abbe.data.read import read
 from abbe.errors import AbbeError
@@ -88,9 +88,26 @@ def test_whole_numbers_are_held_within_their_type() -> None:
     np.testing.assert_array_equal(to_type(np.array([-3.0, 12.4, 300.0]), np.dtype(np.uint8)), [0, 12, 255])
 
 
+def test_sixteen_bits_survive_unasked() -> None:
+    image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    np.testing.assert_array_equal(restore(image, model()), image)
+
+
 def test_models_of_objects_are_refused() -> None:
     with pytest.raises(AbbeError, match="restores no images"):
         restore(np.zeros((8, 8), np.uint8), "nuclei")
+
+
+def test_other_verbs_say_what_the_model_is_for(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", Restoration(build(VARIANTS["dncnn_tiny"])).state_dict(), DESCRIPTION)
+    with pytest.raises(AbbeError, match="abbe restore"):
+        segment(np.zeros((32, 32), np.uint8), tmp_path / "m.safetensors")
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    (tmp_path / "data" / "masks").mkdir()
+    for folder in ("images", "masks"):
+        tifffile.imwrite(tmp_path / "data" / folder / "a.tif", np.eye(32, dtype=np.uint8))
+    with pytest.raises(AbbeError, match="abbe restore"):
+        evaluate(tmp_path / "m.safetensors", tmp_path / "data")
 
 
 def test_folder_of_images(tmp_path: Path) -> None:

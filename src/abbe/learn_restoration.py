@@ -147,7 +147,7 @@ class RestorationValidation:
 
     def __call__(self, method: Restoration) -> dict[str, float]:
         """Measure PSNR and SSIM."""
-        predictor = Predictor(method, backend="torch")
+        predictor = Predictor(method, precision="float32", backend="torch")
         found, truth = [], []
         for number in range(len(self.samples)):
             batch = method.prepare(self.samples[number], np.random.default_rng([self.seed, number]))

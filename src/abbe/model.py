@@ -183,6 +183,8 @@ class Model:
         """Refuse to look for objects with a model that is for something else."""
         if self.method.joins == "whole":
             raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
+        if self.method.joins == "stitch":
+            raise AbbeError(f"model {self.name!r} restores images and finds no objects; use it with `abbe restore`")
         if self.method.joins == "sequence":
             raise AbbeError(f"model {self.name!r} reads sequences and no images; abbe.api.translate uses it")
 

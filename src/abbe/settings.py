@@ -68,6 +68,9 @@ class SegmentSettings(ImageSettings, ObjectSettings, StainSettings, ComputeSetti
 class RestoreSettings(ImageSettings, ComputeSettings):
     """Everything that changes a restored image."""
 
+    precision: Literal["auto", "bfloat16", "float32", "exact"] = "float32"
+    """float32 keeps what 16 bits hold; bfloat16, and auto where the processor has it, about 8 of them; exact is the
+    plain forward."""
     dtype: Literal["keep", "float32"] = "keep"
     """Type of what is written: keep: that of the image, whole numbers rounded and held within it; or fractions."""
 

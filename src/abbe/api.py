@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,14 @@ from abbe.report.measure import measure_series
 from abbe.reproduce.run import reproduce
 from abbe.restoration import Restorer
 from abbe.segmentation import Segmentation
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
+from abbe.settings import (
+    ClassifySettings,
+    EmbedSettings,
+    ImageSettings,
+    LearnSettings,
+    RestoreSettings,
+    SegmentSettings,
+)
 from abbe.train.settings import build_config
 from abbe.translation import Translator
 
@@ -252,7 +260,16 @@ def embed(image: Any, model: str | Path | Model, objects: Any = None, **settings
     return embed_image(Embedder(loaded, build_config(EmbedSettings, settings, "embed")), image, objects)
 
 
-def restore(image: Any, model: str | Path | Model, **settings: Any) -> np.ndarray:
+def restore(
+    image: Any,
+    model: str | Path | Model | None = None,
+    *,
+    train_on: Sequence[Any] = (),
+    minutes: float = 10,
+    method: Literal["auto", "noise2void", "n2v2", "structn2v"] = "auto",
+    seed: int = 0,
+    **settings: Any,
+) -> np.ndarray:
     """Restore an image: denoise, deblur, or whatever a model was trained for.
 
     Parameters
@@ -261,7 +278,12 @@ def restore(image: Any, model: str | Path | Model, **settings: Any) -> np.ndarra
         A path, an array, or what :func:`read` gave. All planes, time points and channels are restored unless one is
         chosen.
     model
-        Name or file of a model of restoration, or what :func:`load` gave.
+        Name or file of a model of restoration, or what :func:`load` gave. Unless given, one is learnt from the noisy
+        image itself; :func:`abbe.self_training.learn_to_restore` gives such a model for many images.
+    train_on
+        Other noisy images to learn from, in place of this one.
+    minutes, method, seed
+        Of learning: see :class:`~abbe.settings.LearnSettings`.
     **settings
         Fields of :class:`~abbe.settings.RestoreSettings`, such as ``dtype="float32"``.
 
@@ -273,10 +295,18 @@ def restore(image: Any, model: str | Path | Model, **settings: Any) -> np.ndarra
     Raises
     ------
     AbbeError
-        When the image cannot be read or does not fit the model, or the model restores nothing.
+        When the image cannot be read or does not fit the model, the model restores nothing, or there is nothing to
+        learn.
     """
-    restorer = Restorer(model if isinstance(model, Model) else load(model))
-    return restorer.restore(image, build_config(RestoreSettings, settings, "restore")).pixels
+    chosen = build_config(RestoreSettings, settings, "restore")
+    if model is not None:
+        return Restorer(model if isinstance(model, Model) else load(model)).restore(image, chosen).pixels
+    from abbe.self_training import learn_to_restore  # brings the trainer, which nothing else needs
+
+    learning = LearnSettings(minutes, method, seed)
+    with tempfile.TemporaryDirectory() as name:
+        learned = learn_to_restore(list(train_on) or [image], Path(name), chosen, learning, progress=False)
+        return Restorer(learned.model).restore(image, chosen).pixels
 
 
 def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:

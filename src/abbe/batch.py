@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,7 @@ import numpy as np
 import pandas as pd
 
 from abbe.data.image import Image
-from abbe.data.inputs import Input
-from abbe.data.ome_zarr import MARKS
+from abbe.data.inputs import Input, full_name, state_of
 from abbe.data.rois import write_geojson, write_imagej_rois
 from abbe.data.select import Series
 from abbe.data.write import write_labels, write_png, write_table, write_text
@@ -219,7 +217,7 @@ class Batch:
     def _spare_others(self, item: Input) -> None:
         """Refuse to write over what an earlier run found in a file of the same name in another folder."""
         earlier = self._entry(item.relative).get("path", "")
-        if not self.outputs.overwrite and earlier not in ("", _whole(item.path)):
+        if not self.outputs.overwrite and earlier not in ("", full_name(item.path)):
             raise AbbeError(
                 f"{item.path}: {self.outputs.folder} holds results of {earlier} under this name; choose another "
                 "folder with --out, or give both in one command, or replace them with --overwrite"
@@ -248,7 +246,7 @@ class Batch:
 
     def _enter(self, item: Input, key: str, row: dict[str, Any]) -> None:
         """Enter an image into the ledger, last of all: that makes it done."""
-        entry = {"path": _whole(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
+        entry = {"path": full_name(item.path), "fingerprint": key, "settings": self._settings_key(), "row": row}
         write_text(self.ledger(item.relative, ".json"), json.dumps(entry, default=float))
 
     def _write_labels(self, base: Path, found: Found, axes: str) -> None:
@@ -330,7 +328,7 @@ class Batch:
         rows = {}
         for name in sorted({*given, *earlier}):
             entry, item = self._entry(name), given.get(name)
-            stale = item and entry.get("path") == _whole(item.path) and entry["fingerprint"] != self._key(item)
+            stale = item and entry.get("path") == full_name(item.path) and entry["fingerprint"] != self._key(item)
             if entry.get("settings") == self._settings_key() and not stale:
                 rows[name] = entry["row"]
         return rows
@@ -352,8 +350,7 @@ class Batch:
         """Tell an image, as it is now and under these settings, from all others; an array has no key."""
         if isinstance(item.path, Path) and not item.path.exists():
             return ""
-        states = "|".join(f"{state.st_size}|{state.st_mtime_ns}" for state in _states(item.path))
-        identity = f"{_whole(item.path)}|{states}|{self._settings_key()}"
+        identity = f"{state_of(item.path)}|{self._settings_key()}"
         return hashlib.sha256(identity.encode()).hexdigest()
 
     def _settings_key(self) -> str:
@@ -370,18 +367,6 @@ class Batch:
 
 def _failed(item: Input, reason: str) -> Outcome:
     return Outcome(f"failed: {reason}", failure=(str(item.path), reason))
-
-
-def _whole(path: Path | str) -> str:
-    return str(path.resolve()) if isinstance(path, Path) else path
-
-
-def _states(path: Path | str) -> list[os.stat_result]:
-    """What tells a file from its changed self: of a Zarr also its metadata, of an address nothing."""
-    if isinstance(path, str):
-        return []
-    marks = [path / mark for mark in MARKS] if path.is_dir() else []
-    return [place.stat() for place in (path, *marks) if place.exists()]
 
 
 def _beside(base: Path, ending: str) -> Path:

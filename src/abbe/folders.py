@@ -23,9 +23,17 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.restoration import Restorer
+from abbe.restoration import Restored, Restorer
 from abbe.restore_batch import RestoreBatch
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
+from abbe.self_training import learn_to_restore
+from abbe.settings import (
+    ClassifySettings,
+    EmbedSettings,
+    ImageSettings,
+    LearnSettings,
+    RestoreSettings,
+    SegmentSettings,
+)
 
 Tell = Callable[[str], None]
 logger = logging.getLogger(__name__)
@@ -277,11 +285,14 @@ def embed_files(
 def restore_files(
     inputs: Sequence[str | Path],
     outputs: Outputs,
-    model: str | Path,
+    model: str | Path | None = None,
     settings: RestoreSettings | None = None,
+    learning: LearnSettings | None = None,
     *,
+    train_on: Sequence[str | Path] = (),
     command: Sequence[str] = ("abbe.restore_files",),
     tell: Tell = logger.info,
+    progress: Callable[[float], None] | None = None,
 ) -> BatchResult:
     """Restore many images into a folder: ``<name>_restored.tif``, pictures of before and after, and a report.
 
@@ -292,25 +303,47 @@ def restore_files(
     outputs
         Where to write.
     model
-        Name or file of a model of restoration.
+        Name or file of a model of restoration; unless given, one is learnt from the noisy images themselves.
     settings
         Options for all images.
+    learning
+        How to learn where there is no model.
+    train_on
+        Other noisy images to learn from, in place of those that are restored.
     command
         What to call the run in its record.
     tell
         Gets a line for every image.
+    progress
+        Gets the finished part of the image in hand, 0 to 1.
 
     Raises
     ------
     AbbeError
-        When the inputs lead to nothing, or model or folder cannot be used.
+        When the inputs lead to nothing, nothing can be learnt from them, or model or folder cannot be used.
     """
-    chosen = settings or RestoreSettings()
-    found, loaded = find_images(inputs), load_model(model)
+    chosen, found = settings or RestoreSettings(), find_images(inputs)
+    learned = None
+    if model is None:
+        source = [item.path for item in (find_images(train_on) if train_on else found)]
+        run = outputs.folder / LEARNED
+        learned = learn_to_restore(source, run, chosen, learning, overwrite=outputs.overwrite, tell=tell)
+    elif train_on:
+        raise AbbeError("--model and --train-on: one model is enough; leave out either")
+    loaded = learned.model if learned else load_model(model)  # type: ignore[arg-type]
     restorer, device = Restorer(loaded), loaded.predictor(chosen).device
     title = f"{_images(len(found)).capitalize()} restored"
-    batch = RestoreBatch(outputs, loaded.identity(chosen), title, command, loaded.record(), device)
-    return batch.run(found, lambda path, work: restorer.restore(path, chosen), tell)
+    record = loaded.record()
+    batch = RestoreBatch(outputs, loaded.identity(chosen), title, command, record, device, learned=learned)
+
+    def find(path: Path | str, work: Path) -> Restored:
+        return restorer.restore(path, chosen, work=work, progress=progress)
+
+    return batch.run(found, find, tell)
+
+
+LEARNED = "learned"
+"""Folder of the results for a model that was learnt from the images."""
 
 
 def _masks_of(found: Sequence[Input], labels: Path) -> Callable[[Path | str], Path]:

@@ -19,6 +19,7 @@ from abbe.data.datasets import Pair, PairDataset, Pairs, TrainingDataset, find_p
 from abbe.data.normalize import Normalization
 from abbe.data.resample import resample
 from abbe.data.sample import Sample
+from abbe.data.select import Series
 from abbe.data.volumes import varied_volumes, write_volumes
 from abbe.errors import AbbeError
 from abbe.evaluation import measure, read_truth
@@ -32,6 +33,14 @@ from abbe.learn_classes import (
     settle_options,
     start_from,
 )
+from abbe.learn_noisy import OBJECTIVES as NOISY
+from abbe.learn_noisy import (
+    find_noisy_images,
+    noisy_training_data,
+    noisy_validation_data,
+    recipe_objective,
+    settle_noisy,
+)
 from abbe.learn_restoration import (
     RestorationValidation,
     find_restoration_source,
@@ -39,44 +48,19 @@ from abbe.learn_restoration import (
     restoration_training_data,
 )
 from abbe.learn_sequences import sequence_training_data, sequence_validation, settle_sequences, sums_of
-from abbe.methods.catalog import OBJECTIVES, entry, module_of, variant
+from abbe.lesson import Lesson, Trained, teach
+from abbe.methods.catalog import OBJECTIVES, module_of, variant
 from abbe.model import build_method, load_model
 from abbe.settings import SegmentSettings
-from abbe.train.batches import TrainingSet
-from abbe.train.fit import FitResult, fit
 from abbe.train.processes import Processes
 from abbe.train.recipe import Recipe, dump_recipe, load_recipe
 from abbe.train.settings import build_config
-from abbe.weights.file import Description, save_model
+from abbe.weights.file import Description
 from abbe.weights.load import load_strict
 
-UNREADY = {
-    "masked_tokens": "nothing makes or reads sequences for masked tokens",
-    **dict.fromkeys(("noise2void", "n2v2", "structn2v"), "nothing serves noisy images alone yet"),
-}
+UNREADY = {"masked_tokens": "nothing makes or reads sequences for masked tokens"}
 """Objectives that no data can be found for, and why."""
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training gives."""
-
-    model: Path
-    """The model file, which the leading process has written."""
-    run: Path
-    """The run folder: curves, log, checkpoints, resolved recipe."""
-    fit: FitResult
-    """History and best score."""
-    verb: str = "segment"
-    """What the model is for."""
-
-    @property
-    def usage(self) -> str:
-        """Say how to use the model."""
-        if self.verb == "translate":
-            return f'in Python: abbe.api.translate(texts, "{self.run}")'
-        return f"abbe {self.verb} IMAGES --model {self.run}"
 
 
 @dataclass(frozen=True)
@@ -137,56 +121,21 @@ def train_recipe(
     run = Path(out or Path("runs") / recipe.name)
     lesson = _lesson(recipe, run, tell)
     tell(lesson.plan)
-    result = fit(
-        lesson.method,
-        lesson.training_set,
-        None,
-        recipe.train,
-        run,
-        recipe_text=dump_recipe(recipe),
-        validate=lesson.validate,
-        resume=resume,
-        progress=progress,
-    )
-    path = run / "model.safetensors"
-    if result.leads:
-        if lesson.measure:
-            lesson.description.metrics = {"validation": {key: round(v, 4) for key, v in lesson.measure().items()}}
-        save_model(path, lesson.method.state_dict(), lesson.description)
-    return Trained(path, run, result, lesson.verb)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What is trained, on what, and how it is judged."""
-
-    method: Any
-    description: Description
-    training_set: TrainingSet
-    plan: str
-    """A line that says how much there is to train and to validate on."""
-    validate: Callable[[Any], dict[str, float]] | None
-    """Scores the method as it stands; None where there is nothing to validate on."""
-    measure: Callable[[], dict[str, float]] | None
-    """Scores the finished method, for its description."""
-    verb: str
-    """What the model will be for."""
+    return teach(lesson, recipe, run, resume=resume, progress=progress)
 
 
 def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
     """Prepare what the objective of a recipe asks for."""
-    objective = _objective(recipe)
+    objective = recipe_objective(recipe)
     if objective in UNREADY:
         raise AbbeError(f"recipe {recipe.name}: {UNREADY[objective]}; train it from Python with abbe.train.fit.fit")
     if objective == "translation":
         return _sequence_lesson(recipe, tell)
     if objective == "restoration":
         return _restoration_lesson(recipe, tell)
+    if objective in NOISY:
+        return noisy_lesson(recipe, find_noisy_images(recipe), tell)
     return _class_lesson(recipe, tell) if objective == "classification" else _object_lesson(recipe, run, tell)
-
-
-def _objective(recipe: Recipe) -> str:
-    return recipe.objective or entry(recipe.method).objective
 
 
 def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
@@ -265,6 +214,26 @@ def _restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     )
 
 
+def noisy_lesson(recipe: Recipe, images: Sequence[Series], tell: Callable[[str], None]) -> Lesson:
+    """Prepare a training on noisy images alone, which may be those that are to be restored."""
+    pieces = settle_noisy(recipe, images, tell)
+    description = describe(recipe)
+    method = starting_method(recipe, description, tell)
+    description.axes = "CYX" if len(method.geometry.multiple) == 2 else "CZYX"
+    frames = sum(map(len, images))
+    plan = f"learning from {len(pieces.train)} pieces of {frames} frame{'s' * (frames != 1)} of {len(images)} images"
+    return Lesson(
+        method,
+        description,
+        noisy_training_data(recipe, method, pieces),
+        plan,
+        None,
+        None,
+        "restore",
+        noisy_validation_data(recipe, method, pieces),
+    )
+
+
 def _counted(train: int, validation: int) -> str:
     return f"training on {train} images, validating on {validation}"
 
@@ -339,8 +308,7 @@ def report_findings(sources: Sequence[Source], tell: Callable[[str], None], volu
 
 def describe(recipe: Recipe) -> Description:
     """Describe the model that a recipe will make."""
-    known = entry(recipe.method)
-    objective = recipe.objective or known.objective
+    objective = recipe_objective(recipe)
     options = build_config(_options_type(objective), recipe.options, f"{recipe.name}: options")
     ends = {"in_channels": recipe.data.in_channels}
     ends |= {name: getattr(options, name) for name in ("out_channels", "num_classes") if hasattr(options, name)}
@@ -378,7 +346,7 @@ def starting_method(recipe: Recipe, description: Description, tell: Callable[[st
     torch.manual_seed(recipe.train.seed)
     method = build_method(description)
     if recipe.start_from:
-        if _objective(recipe) == "classification":
+        if recipe_objective(recipe) == "classification":
             start_from(method, recipe, description.config, tell)
             return method
         start = load_model(recipe.start_from)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,12 @@ from abbe.data.select import ALL, Series, select
 from abbe.errors import AbbeError
 from abbe.job import Job, Reader
 from abbe.model import Model
+from abbe.ops.boxes import Box, corner, slices
 from abbe.settings import RestoreSettings
+from abbe.tiling.turned import Turned
+
+IN_MEMORY = 2**28
+"""Bytes up to which a restored image is kept in memory; a larger one lies in a file that is mapped."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,26 @@ class Restorer:
             )
         self.model = model
 
-    def restore(self, image: Any, settings: RestoreSettings) -> Restored:
+    def restore(
+        self,
+        image: Any,
+        settings: RestoreSettings,
+        *,
+        work: Path | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Restored:
         """Restore all planes, time points and channels of an image, or those that the settings choose.
+
+        Parameters
+        ----------
+        image
+            A path, an array, or an :class:`~abbe.data.image.Image`.
+        settings
+            Which frames, where to compute, and the type of what comes out.
+        work
+            A folder for an image that is too large for the memory.
+        progress
+            Gets the part of the image that is done, 0 to 1.
 
         Raises
         ------
@@ -63,17 +89,19 @@ class Restorer:
         """
         start = time.perf_counter()
         series = self.series(image, settings)
-        reader = self.model.reader(series, settings)
+        reader, job = self._job(series, settings)
         first, channels = series[0], series[0].n_channels
-        unscaled, predictor = (1.0,) * self.model.dimensions, self.model.predictor(settings)
-        tile = self.model.tile(settings)
-        job = Job(self.model.method, predictor, reader.frame, first.extents, unscaled, tile, None, len(series))
         inner = ((channels,) if channels > 1 else ()) + first.extents
         dtype = first.dtype if settings.dtype == "keep" else np.dtype(np.float32)
-        pixels = np.empty(series.shape + inner, dtype)
-        for number in range(len(series)):
-            values = self._frame(job, reader, number, channels)
-            pixels[series.index(number)] = to_type(values, dtype).reshape(inner)
+        pixels = empty(series.shape + inner, dtype, work)
+        for number, patch in enumerate(job.patches(range(len(job)))):
+            frame = number // len(job.tiles)
+            maps = patch.maps["restored"][:, *slices(patch.core, corner(patch.kept))]
+            values = self._values(reader, frame, maps, patch.core)
+            place = (*series.index(frame), *((slice(None),) if channels > 1 else ()), *slices(patch.core))
+            pixels[place] = to_type(values, dtype)[slice(None) if channels > 1 else 0]
+            if progress is not None:
+                progress((number + 1) / len(job))
         axes = series.axes + ("C" if channels > 1 else "") + first.axes[1:]
         return Restored(series, pixels, axes, time.perf_counter() - start)
 
@@ -82,16 +110,43 @@ class Restorer:
         opened = image if isinstance(image, Image) else read(image, axes=settings.axes)
         chosen = {axis: getattr(settings, axis) for axis in ("time", "z")}
         loops: dict[str, Any] = {axis: ALL if value is None else value for axis, value in chosen.items()}
-        if settings.channel is None and opened.n_channels not in (1, self.model.method.in_channels):
+        channels, taken = opened.n_channels, self.model.method.in_channels
+        known = len(self.model.description.normalization.get("offset", ()))
+        if settings.channel is None and known > 1 and channels != known:
+            raise AbbeError(f"{opened.name}: {channels} channels, but model {self.model.name!r} was made for {known}")
+        if settings.channel is None and channels not in (1, taken):
             loops["channel"] = ALL
         return select(opened, dataclasses.replace(settings, **loops), self.model.dimensions)
 
-    def _frame(self, job: Job, reader: Reader, number: int, channels: int) -> np.ndarray:
-        """Restore a frame, (C, ...) in the image's own values; a grey image that a colour network saw is grey again."""
-        maps = job.maps(number)["restored"]
-        if channels == 1 and len(maps) > 1:
+    def _job(self, series: Series, settings: RestoreSettings) -> tuple[Reader, Job]:
+        """Lay out the tiles of all frames."""
+        reader = self.model.reader(series, settings)
+        predictor: Any = self.model.predictor(settings)
+        predictor = Turned(predictor) if settings.flips else predictor
+        unscaled, tile = (1.0,) * self.model.dimensions, self.model.tile(settings)
+        shape = series[0].extents
+        return reader, Job(self.model.method, predictor, reader.frame, shape, unscaled, tile, None, len(series))
+
+    def _values(self, reader: Reader, frame: int, maps: np.ndarray, box: Box) -> np.ndarray:
+        """Bring a part of a frame, (C, ...), to the image's own values; a grey one of a colour network is grey again.
+
+        A pixel without a value stays so.
+        """
+        image = reader.series[frame]
+        if image.n_channels == 1 and len(maps) > 1:
             maps = maps.mean(axis=0, keepdims=True)
-        return reader.statistics_of(number).invert(maps)
+        values = reader.statistics_of(frame).invert(maps)
+        if image.dtype.kind == "f":
+            before = image.box(box)
+            values[~np.isfinite(before)] = before[~np.isfinite(before)]
+        return values
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, work: Path | None) -> np.ndarray:
+    """Make room for an image: in memory, or in a file of the folder ``work`` where it is large."""
+    if work is None or math.prod(shape) * dtype.itemsize <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    return np.lib.format.open_memmap(work / "restored.npy", "w+", dtype, shape)
 
 
 def to_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Many images restored into one folder: the images, what was done to them, and a report that shows both."""
+"""Many images restored into one folder: the images, what was taken away from them, and a report that shows both."""
 
 from __future__ import annotations
 
@@ -15,43 +15,76 @@ from abbe.data.inputs import Input
 from abbe.data.write import write_png, write_table
 from abbe.data.write_image import write_image
 from abbe.errors import AbbeError
-from abbe.ops.noise import estimate_noise
+from abbe.ops.noise import Noise, estimate_noise
+from abbe.ops.residual import Residual, look_at_residual, spectrum
 from abbe.report.gallery import GalleryItem
-from abbe.report.page import failures_section, gallery_section, write_page
+from abbe.report.page import Section, failures_section, gallery_section, picture_section, table, write_page
 from abbe.restoration import Restored
+from abbe.self_training import Learned
 
-PICTURE = 512
+PICTURE = 384
 """Longer side of a part that is shown, in pixels."""
 SHOWN = 12
 """Images in the report's gallery."""
 ENDS = (0.5, 99.8)
 """Percentiles of the image that are black and white in the pictures, in both parts alike."""
+REMOVED = 4.0
+"""Deviations of what was taken away that are black and white in its picture."""
+DECIBELS = (-15.0, 15.0)
+"""Power over the mean that is black and white in the picture of its spectrum."""
+SATURATED = 0.01
+"""Share of the pixels at the largest value from which it is warned."""
+HEADS = {
+    "image": ("image", ""),
+    "frames": ("frames", ""),
+    "noise_before": ("noise before", "grey values"),
+    "noise_after": ("noise after", "grey values"),
+    "removed": ("taken away", "of the noise"),
+    "structure": ("structure in it", "1: none"),
+    "seconds": ("time", "s"),
+}
+"""Columns of the report's table, with their heads and units."""
 
 
 @dataclass
 class RestoreBatch(Batch):
-    """A run of restoration; see :class:`abbe.batch.Batch`."""
+    """A run of restoration; see :class:`abbe.batch.Batch`.
+
+    Parameters
+    ----------
+    learned
+        Of a model that was learnt from the images.
+    denoises
+        Whether what is taken away should be noise: false of models that sharpen.
+    """
+
+    learned: Learned | None = None
+    denoises: bool = True
 
     def told(self, row: dict[str, Any]) -> str:
         """Say what the noise was and is."""
-        return f"noise {row['noise before']:.4g} to {row['noise after']:.4g}"
+        return f"noise {row['noise_before']:.4g} to {row['noise_after']:.4g}"
 
     def write_one(self, item: Input, found: Restored) -> dict[str, Any]:  # type: ignore[override]
-        """Write the restored image and a picture of both; gives its row in the ledger."""
+        """Write the restored image and a picture of what was done; gives its row in the ledger."""
         base = self.outputs.folder / item.relative
         image = found.series.image
         target = base.with_name(f"{base.name}_restored.tif")
-        write_image(target, found.pixels, found.axes, image.pixel_size, image.channels)
+        write_image(target, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
         before, after = planes(found)
         write_png(base.with_name(f"{base.name}_restored.png"), beside(before, after))
-        noises = [noise_of(plane) for plane in (before, after)]
+        noise, left = noise_of(before), noise_of(after)
+        residual = look_at_residual(before, after, noise) if noise else Residual(float("nan"), *(float("nan"),) * 2)
+        warnings = [*image.warnings, *warnings_of(before, noise, residual, self.denoises)]
         return {
             "image": item.relative.as_posix(),
             "frames": len(found.series),
-            "noise before": noises[0],
-            "noise after": noises[1],
+            "noise_before": noise.deviation(noise.level) if noise else float("nan"),
+            "noise_after": left.deviation(left.level) if left else float("nan"),
+            "removed": residual.relative,
+            "structure": residual.excess,
             "seconds": found.seconds,
-            "warnings": "; ".join(image.warnings),
+            "warnings": "; ".join(warnings),
         }
 
     def publish(
@@ -62,11 +95,13 @@ class RestoreBatch(Batch):
         notes: Sequence[str],
     ) -> pd.DataFrame:
         """Write images.csv and report.html; gives the table of images."""
-        folder, table = self.outputs.folder, pd.DataFrame(list(rows.values()))
-        write_table(folder / "images.csv", table)
+        folder, images = self.outputs.folder, pd.DataFrame(list(rows.values()))
+        write_table(folder / "images.csv", images)
         cards = [("images", f"{len(rows):,}")]
         cards += [("files that failed", f"{len(failures):,}")] if failures else []
-        parts = [gallery_section(self._items(table), {"typical": "Before and after"}), failures_section(failures)]
+        shows = "before, after, what was taken away, and its spectrum"
+        gallery = gallery_section(self._items(images), {"typical": shows.capitalize()}, "Before and after", shows)
+        parts = [gallery, *self._learning(), self._table(images), failures_section(failures)]
         write_page(
             folder / "report.html",
             title=self.title,
@@ -75,14 +110,36 @@ class RestoreBatch(Batch):
             notes=notes,
             provenance=record,
         )
-        return table
+        return images
 
-    def _items(self, table: pd.DataFrame) -> list[GalleryItem]:
-        shown = table.iloc[np.unique(np.linspace(0, len(table) - 1, SHOWN).astype(int))]
+    def _items(self, images: pd.DataFrame) -> list[GalleryItem]:
+        """Choose images to show: those with warnings before the others."""
+        order = np.argsort(images["warnings"] == "", kind="stable")
+        shown = images.iloc[order[np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(int))]]
         return [
-            GalleryItem(row["image"], self.outputs.folder / f"{row['image']}_restored.png", "typical", self.told(row))
+            GalleryItem(
+                row["image"], self.outputs.folder / f"{row['image']}_restored.png", "typical", _caption(self, row)
+            )
             for row in shown.to_dict("records")
         ]
+
+    def _learning(self) -> list[Section]:
+        """Tell how the model has learnt, with the blind-spot loss by epoch."""
+        if self.learned is None or not (self.learned.run / "curves.png").exists():
+            return []
+        lines = [*self.learned.notes, "The loss is the error at pixels that the network cannot see; noise keeps it up."]
+        return [picture_section("What was learnt", self.learned.run / "curves.png", "loss by epoch", lines)]
+
+    def _table(self, images: pd.DataFrame) -> Section:
+        heads = HEADS | ({"warnings": ("warnings", "")} if images["warnings"].astype(bool).any() else {})
+        note = '<p class="note">Also in <a href="images.csv">images.csv</a>.</p>'
+        return Section(
+            "Images", note + table(images, heads, {name: f"{name}_restored.png" for name in images["image"]})
+        )
+
+
+def _caption(batch: RestoreBatch, row: dict[str, Any]) -> str:
+    return f"{batch.told(row)}{'; ' + row['warnings'] if row['warnings'] else ''}"
 
 
 def planes(found: Restored) -> tuple[np.ndarray, np.ndarray]:
@@ -99,20 +156,43 @@ def planes(found: Restored) -> tuple[np.ndarray, np.ndarray]:
     return before.reshape(after.shape).astype(np.float32), after.astype(np.float32)
 
 
-def noise_of(plane: np.ndarray) -> float:
-    """Measure the noise of a plane at its median brightness, in its own values; NaN where it is too small for that."""
+def noise_of(plane: np.ndarray) -> Noise | None:
+    """Measure the noise of a plane, in its own values; None where it is too small for that."""
     try:
-        noise = estimate_noise(plane)
+        return estimate_noise(plane)
     except (AbbeError, ValueError):
-        return float("nan")
-    return float(noise.deviation(float(np.median(plane))))
+        return None
+
+
+def warnings_of(before: np.ndarray, noise: Noise | None, residual: Residual, denoises: bool) -> list[str]:
+    """Say what is odd about an image, or about what was taken away from it."""
+    found = []
+    finite = before[np.isfinite(before)]
+    top = finite.max(initial=0)
+    if finite.size and finite.min() < top and np.mean(finite == top) > SATURATED:
+        found.append(f"{np.mean(finite == top):.0%} of the pixels are saturated, whose noise is lost")
+    if noise is not None and noise.verdict == "none":
+        found.append("no noise found")
+    elif denoises and residual.shows_structure:
+        found.append(f"what was taken away shows structure ({residual.excess:.1f} times noise): detail may be lost")
+    return found
 
 
 def beside(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Show the middle of both, (Y, 2 X, 3) uint8, in one range of brightness."""
+    """Show the middle before and after, what was taken away and its spectrum, (Y, 4 X, 3) uint8."""
     height, width = (min(extent, PICTURE) for extent in before.shape)
     top, left = (before.shape[0] - height) // 2, (before.shape[1] - width) // 2
     parts = [plane[top : top + height, left : left + width] for plane in (before, after)]
-    low, high = np.percentile(parts[0], ENDS)
-    grey = np.clip((np.hstack(parts) - low) / ((high - low) or 1), 0, 1)
-    return np.repeat(np.rint(grey * 255).astype(np.uint8)[..., None], 3, axis=2)
+    known = parts[0][np.isfinite(parts[0])]
+    low, high = np.percentile(known, ENDS) if known.size else (0.0, 1.0)
+    taken = parts[0] - parts[1]
+    spread = REMOVED * float(np.nanstd(taken)) or 1.0
+    shown = [stretched(part, low, high) for part in parts]
+    shown += [stretched(taken, -spread, spread), stretched(spectrum(taken), *DECIBELS)]
+    return np.repeat(np.hstack(shown)[..., None], 3, axis=2)
+
+
+def stretched(part: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map values to black and white, uint8."""
+    grey = np.clip((np.nan_to_num(part) - low) / ((high - low) or 1), 0, 1)
+    return np.rint(grey * 255).astype(np.uint8)

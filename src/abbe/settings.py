@@ -73,6 +73,22 @@ class RestoreSettings(ImageSettings, ComputeSettings):
     plain forward."""
     dtype: Literal["keep", "float32"] = "keep"
     """Type of what is written: keep: that of the image, whole numbers rounded and held within it; or fractions."""
+    flips: bool = False
+    """Restore every image flipped and turned in all eight ways and take the mean: a little better, eight times as
+    slow."""
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How to learn from noisy images alone, where no model is given."""
+
+    minutes: float = 10.0
+    """Time to learn, at most."""
+    method: Literal["auto", "noise2void", "n2v2", "structn2v"] = "auto"
+    """auto looks at the noise: noise2void where it is independent from pixel to pixel, else structn2v, which hides the
+    neighbours that share it."""
+    seed: int = 0
+    """Of all random choices."""
 
 
 @dataclass(frozen=True)

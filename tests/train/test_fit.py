@@ -36,6 +36,7 @@ def final_state(folder: Path) -> dict[str, Any]:
     state = load_checkpoint(folder / "checkpoints" / "last.pt")
     for row in state["standing"]["history"]:
         row.pop("seconds")
+    del state["seconds"]
     return state
 
 

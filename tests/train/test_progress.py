@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from abbe.train import progress
-from abbe.train.progress import Bar, Lines, Log, Silent, open_display, spell_duration, spell_values
+from abbe.train.clock import Clock, spell_duration
+from abbe.train.progress import Bar, Lines, Log, Silent, open_display, spell_values
 
 
 def test_one_line_a_minute_without_a_terminal(
@@ -19,7 +20,7 @@ def test_one_line_a_minute_without_a_terminal(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    display = Lines(0, 1000)
+    display = Lines(Clock(0, 1000))
     for step in range(1, 301):
         now[0] = float(step)
         display.show(step, "loss 0.5")
@@ -37,7 +38,7 @@ def test_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    display = open_display(True, 0, 10)
+    display = open_display(True, Clock(0, 10))
     assert isinstance(display, Bar)
     display.show(4, "loss 0.25, f1 0.8")
     display.note("workers failed")
@@ -48,7 +49,7 @@ def test_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_silence_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    display = open_display(False, 0, 10)
+    display = open_display(False, Clock(0, 10))
     assert isinstance(display, Silent)
     display.show(1, "loss")
     display.note("something")

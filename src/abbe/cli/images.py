@@ -10,7 +10,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from abbe.display import Display, close, print_line, spell
-from abbe.settings import ClassifySettings, EmbedSettings, ImageSettings, RestoreSettings, SegmentSettings
+from abbe.settings import (
+    ClassifySettings,
+    EmbedSettings,
+    ImageSettings,
+    LearnSettings,
+    RestoreSettings,
+    SegmentSettings,
+)
 
 Flat = Parameter(name="*")
 """The fields of a settings class become options of their own."""
@@ -210,31 +217,46 @@ def restore(
     images: list[str],
     /,
     *,
-    model: str,
+    model: str | None = None,
+    train_on: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     out: Path = Path("abbe-results"),
+    learning: Annotated[LearnSettings | None, Flat] = None,
     settings: Annotated[RestoreSettings | None, Flat] = None,
     overwrite: bool = False,
 ) -> int:
-    """Restore images with a model trained for it: <name>_restored.tif of the same type, axes and pixel size.
+    """Restore noisy images: <name>_restored.tif of the same type, axes and pixel size, and report.html.
+
+    Without a model the noise is looked at, and Noise2Void learns from the images themselves for some minutes: nothing
+    clean is needed. The model stays in the folder of the results and serves other images like these.
 
     Parameters
     ----------
     images
         Files, folders (with all below them), patterns, or addresses of OME-Zarr.
     model
-        A model of restoration: a file, or the folder of a training.
+        A model that has learnt already: a bundled one, a file, or the folder of a training.
+    train_on
+        Other noisy images to learn from, in place of those that are restored.
     out
         Folder for the results.
     overwrite
-        Do again what an earlier run into the same folder has finished.
+        Do again, and learn again, what an earlier run into the same folder has finished.
     """
     from abbe.batch import Outputs
     from abbe.folders import restore_files
 
     with Display() as display:
-        command = ["abbe", *sys.argv[1:]]
-        outputs = Outputs(out, overwrite=overwrite)
-        result = restore_files(images, outputs, model, settings, command=command, tell=display.tell)
+        result = restore_files(
+            images,
+            Outputs(out, overwrite=overwrite),
+            model,
+            settings,
+            learning,
+            train_on=train_on or (),
+            command=["abbe", *sys.argv[1:]],
+            tell=display.tell,
+            progress=display.progress,
+        )
     return close(result)
 
 

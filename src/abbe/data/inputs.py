@@ -23,12 +23,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from abbe.data.image import SUFFIXES
-from abbe.data.ome_zarr import is_url, is_zarr, local_path
+from abbe.data.ome_zarr import MARKS, is_url, is_zarr, local_path
 from abbe.errors import AbbeError
 
 RESULT_MARKS = ("images.csv", "provenance.json")
 """A folder that holds both is one of results."""
-RESULT_ENDINGS = ("_labels", "_overlay")
+RESULT_ENDINGS = ("_labels", "_overlay", "_restored")
 """How the stems of the images end that Abbe itself writes into a folder of results."""
 
 _LOOKED_FOR = " ".join((*SUFFIXES, ".zarr"))
@@ -199,3 +199,15 @@ def _told_apart(images: list[Input]) -> list[Input]:
 def _as_on_any_disk(path: Path) -> str:
     """A name that is equal for files which some disk would take for the same."""
     return unicodedata.normalize("NFC", path.as_posix()).casefold()
+
+
+def state_of(path: Path | str) -> str:
+    """Tell an image from its changed self: its place, sizes and times, of a Zarr those of its metadata too."""
+    places = [path, *(path / mark for mark in MARKS)] if isinstance(path, Path) else []
+    states = [place.stat() for place in places if place.exists()]
+    return "|".join([full_name(path), *(f"{state.st_size}|{state.st_mtime_ns}" for state in states)])
+
+
+def full_name(path: Path | str) -> str:
+    """Name a file by its whole path, and what is no file as it is."""
+    return str(path.resolve()) if isinstance(path, Path) else path

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from abbe.errors import AbbeError
 from abbe.ops.boxes import Box, whole
 
 MAX_PIXELS = 2**24
@@ -27,22 +28,31 @@ Region = Callable[[Box], np.ndarray]
 class Normalization:
     """How grey values become network input; it travels with the model."""
 
-    kind: Literal["percentile", "minmax", "zscore", "range", "none"] = "percentile"
+    kind: Literal["percentile", "minmax", "zscore", "range", "fixed", "none"] = "percentile"
     """percentile: ``low`` to 0 and ``high`` to 1; minmax: the extremes; zscore: mean 0, deviation 1; range: what a type
-    of 8 or 16 bits can hold to 0 and 1, fractions between these as they are, others by percentiles; none: as is."""
+    of 8 or 16 bits can hold to 0 and 1, fractions between these as they are, others by percentiles; fixed: ``offset``
+    and ``scale``, whatever the image is; none: as is."""
     low: float = 1.0
     """Percentile that becomes 0."""
     high: float = 99.8
     """Percentile that becomes 1."""
     joint: bool = True
     """One range for all channels, which keeps colours; otherwise one for each."""
+    offset: tuple[float, ...] = ()
+    """Of fixed: the value that becomes 0, in each channel or in all of them."""
+    scale: tuple[float, ...] = ()
+    """Of fixed: the distance from it that becomes 1."""
 
     def statistics(self, region: Region, shape: Sequence[int]) -> Statistics:
         """Measure an image of extents ``shape``, (Z,) Y, X, whose ``region`` gives boxes (C, ...)."""
+        if self.kind == "fixed":
+            return self._known()
         return self.measure(sample_pixels(region, shape))
 
     def measure(self, pixels: np.ndarray) -> Statistics:
         """Measure (C, ...) pixels; NaN and infinity are left out."""
+        if self.kind == "fixed":
+            return self._known()
         rows = _countable(pixels).reshape(1 if self.joint else len(pixels), -1)
         base = _base(rows) if self.kind != "none" else None
         if base is not None:
@@ -55,6 +65,11 @@ class Normalization:
     def normalize(self, image: np.ndarray) -> np.ndarray:
         """Measure and normalise a whole image (C, Y, X) or (C, Z, Y, X)."""
         return self.measure(image).apply(image)
+
+    def _known(self) -> Statistics:
+        if not self.offset or len(self.offset) != len(self.scale) or 0 in self.scale:
+            raise AbbeError(f"normalization: offset {self.offset} and scale {self.scale}; expected as many, no scale 0")
+        return Statistics(np.array(self.offset, np.float64), np.array(self.scale, np.float64))
 
     def _range(self, values: np.ndarray) -> tuple[float, float]:
         """Offset and scale; a constant image has scale 1."""

@@ -20,6 +20,8 @@ def write_image(
     axes: str,
     pixel_size: Mapping[str, float],
     channels: Sequence[str] = (),
+    *,
+    rgb: bool = False,
 ) -> Path:
     """Write an image as an OME-TIFF, whole or not at all; files of more than 4 GiB are BigTIFF.
 
@@ -35,6 +37,8 @@ def write_image(
         µm, keys among "z", "y" and "x".
     channels
         Names, where they are known.
+    rgb
+        The C axis is red, green and blue: it is written as the colours of one image.
 
     Raises
     ------
@@ -44,8 +48,12 @@ def write_image(
     metadata: dict[str, Any] = {"axes": axes}
     for axis, size in pixel_size.items():
         metadata |= {_SIZES[axis]: size, f"{_SIZES[axis]}Unit": "µm"}
+    photometric = "minisblack"
+    if rgb and "C" in axes and pixels.shape[axes.index("C")] == 3:
+        pixels, axes = np.moveaxis(pixels, axes.index("C"), -1), axes.replace("C", "") + "S"
+        photometric, metadata["axes"] = "rgb", axes
     if "C" in axes and len(channels) == pixels.shape[axes.index("C")]:
         metadata["Channel"] = {"Name": list(channels)}
     with atomic(path) as temporary:
-        tifffile.imwrite(temporary, pixels, ome=True, metadata=metadata, photometric="minisblack", compression="zlib")
+        tifffile.imwrite(temporary, pixels, ome=True, metadata=metadata, photometric=photometric, compression="zlib")
     return Path(path)

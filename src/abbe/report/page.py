@@ -288,23 +288,33 @@ def _card_list(cards: Sequence[tuple[str, str]]) -> str:
 
 
 def gallery_section(
-    items: Sequence[GalleryItem], groups: Mapping[str, str] = MappingProxyType(_GROUPS)
+    items: Sequence[GalleryItem],
+    groups: Mapping[str, str] = MappingProxyType(_GROUPS),
+    title: str = "Objects found",
+    shows: str = "with the contours of the objects found",
 ) -> Section | None:
-    """Make the part of a page that shows pictures, the worst and the typical ones under headings of their own."""
+    """Make the part of a page that shows pictures, the kinds of them under headings of their own."""
     if not items:
         return None
     shown = items[:MAX_ITEMS]
     parts = []
     for kind, heading in groups.items():
-        figures_of_kind = "".join(_gallery_figure(item) for item in shown if item.kind == kind)
+        figures_of_kind = "".join(_gallery_figure(item, shows) for item in shown if item.kind == kind)
         if figures_of_kind:
             parts.append(f'<h3>{heading}</h3><div class="gallery">{figures_of_kind}</div>')
-    return Section("Objects found", "".join(parts))
+    return Section(title, "".join(parts))
 
 
-def _gallery_figure(item: GalleryItem) -> str:
+def picture_section(title: str, picture: Path, about: str, lines: Sequence[str]) -> Section:
+    """Make a part of a page of sentences and one picture."""
+    source, width, height = data_uri(picture)
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return Section(title, f'{told}<img src="{source}" width="{width}" height="{height}" alt="{escape(about)}">')
+
+
+def _gallery_figure(item: GalleryItem, shows: str) -> str:
     source, width, height = data_uri(item.picture)
-    about = escape(f"{item.name} with the contours of the objects found. {item.caption}".strip())
+    about = escape(f"{item.name} {shows}. {item.caption}".strip())
     image = f'<img src="{source}" width="{width}" height="{height}" alt="{about}" loading="lazy">'
     tag, address = ("a", f' href="{_address(item.link)}"') if item.link else ("span", "")
     caption = f"<span>{escape(item.caption)}</span>" if item.caption else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from abbe.train.progress import Clock
+from abbe.train.clock import Clock
 
 
 class Pace:

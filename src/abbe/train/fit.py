@@ -19,6 +19,7 @@ from abbe.errors import AbbeError
 from abbe.nn.memory import tune_allocator
 from abbe.train.batches import Batches, SampleOrder, TrainingSet
 from abbe.train.checkpoint import load_checkpoint, load_into, load_weights, previous
+from abbe.train.clock import Clock
 from abbe.train.interrupt import Interrupted, InterruptGuard
 from abbe.train.loop import TrainingLoop, Validate
 from abbe.train.module import TrainedMethod, parameter_count
@@ -135,18 +136,19 @@ class _Run:
         per_epoch, self.total = run_length(len(training_set), config)
         self.accelerator = resolve_accelerator(config.accelerator)
         self.precision = resolve_precision(config.precision, self.accelerator)
-        self.display = open_display(progress and processes.leads, self.start, self.total)
+        self.clock = Clock(self.start, self.total, config.minutes)
+        self.display = open_display(progress and processes.leads, self.clock)
         self.log = Log(folder.log if processes.leads else None)
         self.guard = InterruptGuard()
         trained = deepcopy(method) if splits_weights(config) else method
-        self.module = TrainedMethod(trained, config, self.total, self.start, processes)
+        self.module = TrainedMethod(trained, config, self.clock, processes)
         self.loop = TrainingLoop(
             method,
             folder,
             config,
             processes,
             steps_per_epoch=per_epoch,
-            total_steps=self.total,
+            clock=self.clock,
             watch=_deciding(method, validate, validation_set),
             validate=validate,
             validation_set=validation_set,
@@ -213,7 +215,8 @@ class _Run:
         where = self.accelerator if self.processes.world == 1 else f"{self.processes.world} x {self.accelerator}"
         size = f"{parameter_count(self.method) / 1e6:.2f} M parameters on {where} in {self.precision}"
         begin = f"from step {self.start} " if self.start else ""
-        return f"training {size}, {begin}to step {self.total}; log and curves in {self.folder.path}"
+        end = f"for {self.config.minutes:g} min" if self.config.minutes else f"to step {self.total}"
+        return f"training {size}, {begin}{end}; log and curves in {self.folder.path}"
 
     def _facts(self) -> dict[str, Any]:
         facts = {"accelerator": self.accelerator, "precision": self.precision, "processes": self.processes.world}

@@ -26,6 +26,7 @@ from abbe.train.checkpoint import (
     save_checkpoint,
     seed_everything,
 )
+from abbe.train.clock import Clock
 from abbe.train.curves import write_curves
 from abbe.train.ema import MovingAverage
 from abbe.train.interrupt import Interrupted, InterruptGuard
@@ -72,8 +73,10 @@ class TrainingLoop(lightning.Callback):
         What is validated: the method that is trained, or where each process holds a part of it, a whole copy.
     folder, config, processes
         Where to save; what was asked for; who takes part.
-    steps_per_epoch, total_steps
-        Length of an epoch and of the run.
+    steps_per_epoch
+        Length of an epoch.
+    clock
+        Length of the run; counts from the first step on.
     watch
         The deciding metric.
     validate
@@ -94,7 +97,7 @@ class TrainingLoop(lightning.Callback):
         processes: Processes,
         *,
         steps_per_epoch: int,
-        total_steps: int,
+        clock: Clock,
         watch: Watch,
         validate: Validate | None,
         validation_set: TrainingSet | None,
@@ -104,7 +107,7 @@ class TrainingLoop(lightning.Callback):
         saved: dict[str, Any] | None,
     ) -> None:
         self.method, self.folder, self.config, self.processes, self.watch = method, folder, config, processes, watch
-        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        self.steps_per_epoch, self.clock = steps_per_epoch, clock
         self.validate, self.validation_set = validate, validation_set
         self.display, self.journal, self.guard = display, journal, guard
         self.saved = saved
@@ -129,6 +132,7 @@ class TrainingLoop(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Continue from a checkpoint, or begin; weights are on their device by now."""
         module = _ours(pl_module)
+        self.clock.restart(self.saved["seconds"] if self.saved else 0.0)
         if self.saved:
             load_whole(module.method, self.saved["model"])
         if self.config.ema_decay > 0:
@@ -179,13 +183,16 @@ class TrainingLoop(lightning.Callback):
         return math.ceil(step / self.steps_per_epoch)
 
     def _ends_epoch(self, step: int) -> bool:
-        return step % self.steps_per_epoch == 0 or step == self.total_steps
+        return step % self.steps_per_epoch == 0 or self._is_last(step)
+
+    def _is_last(self, step: int) -> bool:
+        return step == self.clock.total or self.clock.over
 
     def _finish_epoch(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
         epoch = self._epoch(module.step)
         rates = {"learning_rate": module.learning_rate}
         row = {"epoch": epoch, "step": module.step, **rates, **self.losses.means()}
-        if epoch % self.config.validate_every == 0 or module.step == self.total_steps:
+        if epoch % self.config.validate_every == 0 or self._is_last(module.step):
             row |= self._validated(trainer, module, epoch)
         row["seconds"] = round(time.monotonic() - self.epoch_began, 3)
         self.standing.history.append(row)
@@ -193,7 +200,7 @@ class TrainingLoop(lightning.Callback):
         self.losses.reset()
         self.epoch_began = time.monotonic()
         self._record(module, row)
-        trainer.should_stop = trainer.should_stop or self.stopped_early
+        trainer.should_stop = trainer.should_stop or self.stopped_early or self.clock.over
 
     def _record(self, module: TrainedMethod, row: dict[str, float]) -> None:
         self._save(module)
@@ -315,6 +322,7 @@ class TrainingLoop(lightning.Callback):
             "optimizers": {name: o.state_dict() for name, o in module.named_optimizers.items()},
             "random": self.processes.gather(random_states()),
             "losses": self.losses.state_dict(),
+            "seconds": self.clock.spent,
             "standing": vars(self.standing),
         }
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from abbe.ops.totals import shared_batch
+from abbe.train.clock import Clock
 from abbe.train.precision import batch_to_channels_last
 from abbe.train.processes import Processes
 from abbe.train.recipe import TrainConfig
@@ -27,23 +28,19 @@ class TrainedMethod(lightning.LightningModule):
         ``players()`` and ``after_step(step)``.
     config
         Optimizer, schedule and clipping.
-    total_steps
-        Length of the whole training, for the schedule.
-    start
-        First step of this run.
+    clock
+        Length of the whole training, for the schedule, and the first step of this part of it.
     processes
         Who shares the batches.
     """
 
-    def __init__(
-        self, method: Any, config: TrainConfig, total_steps: int, start: int = 0, processes: Processes | None = None
-    ) -> None:
+    def __init__(self, method: Any, config: TrainConfig, clock: Clock, processes: Processes | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.method: Any = method
         self.config = config
-        self.total_steps = total_steps
-        self.step = start
+        self.clock = clock
+        self.step = clock.start
         self.processes = processes or Processes(TrainConfig())
         self.named_optimizers: dict[str, torch.optim.Optimizer] = {}
 
@@ -107,8 +104,8 @@ class TrainedMethod(lightning.LightningModule):
         optimizer.step()
 
     def _factor(self) -> float:
-        c = self.config
-        return learning_rate_factor(self.step, total=self.total_steps, warmup=c.warmup_steps, schedule=c.schedule)
+        c, total = self.config, self.clock.expected(self.step)
+        return learning_rate_factor(self.step, total=total, warmup=c.warmup_steps, schedule=c.schedule)
 
 
 def _losses(

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from abbe.train.clock import Clock
+
 SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -29,11 +31,11 @@ class Display(Protocol):
         """End the display."""
 
 
-def open_display(wanted: bool, start: int, total: int) -> Display:
+def open_display(wanted: bool, clock: Clock) -> Display:
     """Choose a display for standard error: silent, a live bar on a terminal, or lines."""
     if not wanted:
         return Silent()
-    return Bar(start, total) if sys.stderr.isatty() else Lines(start, total)
+    return Bar(clock) if sys.stderr.isatty() else Lines(clock)
 
 
 class Silent:
@@ -49,34 +51,22 @@ class Silent:
         """Nothing is open."""
 
 
-class Clock:
-    """Time left, from the pace since the start, validations included."""
-
-    def __init__(self, start: int, total: int) -> None:
-        self.start, self.total, self.begin = start, total, time.monotonic()
-
-    def left(self, step: int) -> str:
-        """Say how long the run will still take; ``?`` before the first step is done."""
-        done = step - self.start
-        if done <= 0:
-            return "?"
-        return spell_duration((time.monotonic() - self.begin) / done * (self.total - step))
-
-
 class Bar:
     """A live bar with the time left, loss and metrics."""
 
-    def __init__(self, start: int, total: int) -> None:
-        self._clock = Clock(start, total)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         columns = ("training", BarColumn(), "{task.completed}/{task.total}", "{task.fields[left]} left")
         summary = TextColumn("{task.fields[summary]}", markup=False)
         self._bar = Progress(*columns, summary, console=Console(stderr=True), refresh_per_second=4)
-        self._task = self._bar.add_task("training", total=total, completed=start, left="?", summary="")
+        fields = {"left": "?", "summary": ""}
+        self._task = self._bar.add_task("training", total=clock.total, completed=clock.start, **fields)
         self._bar.start()
 
     def show(self, step: int, summary: str) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=step, left=self._clock.left(step), summary=summary)
+        left, total = self._clock.left(step), self._clock.expected(step)
+        self._bar.update(self._task, completed=step, total=total, left=left, summary=summary)
 
     def note(self, sentence: str) -> None:
         """Print a sentence above the bar."""
@@ -90,15 +80,15 @@ class Bar:
 class Lines:
     """A line a minute, for the log files of clusters."""
 
-    def __init__(self, start: int, total: int) -> None:
-        self._clock = Clock(start, total)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._last = -math.inf
 
     def show(self, step: int, summary: str) -> None:
         """Print a line when the last is a minute old."""
         if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            self.note(f"step {step}/{self._clock.total}, {self._clock.left(step)} left, {summary}")
+            self.note(f"step {step}/{self._clock.expected(step)}, {self._clock.left(step)} left, {summary}")
 
     def note(self, sentence: str) -> None:
         """Print a sentence."""
@@ -106,14 +96,6 @@ class Lines:
 
     def close(self) -> None:
         """Nothing is open."""
-
-
-def spell_duration(seconds: float) -> str:
-    """Spell a duration with its two largest units: ``"2 h 05 min"``, ``"3 min 20 s"``, ``"8 s"``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def spell_values(values: dict[str, float]) -> str:

@@ -31,7 +31,18 @@ from abbe.train.settings import build_config, literal, nearest, to_toml
 _COMMENTS = ("title", "command", "cost", "result")
 _FREE = (["normalization"], ["augment"], ["sums"])
 _LEAST = {"batch_size": 1, "epochs": 1, "validate_every": 1, "devices": 1, "nodes": 1, "crop": 1} | dict.fromkeys(
-    ("steps", "steps_per_epoch", "warmup_steps", "workers", "patience", "learning_rate", "gradient_clip", "seed"), 0
+    (
+        "steps",
+        "minutes",
+        "steps_per_epoch",
+        "warmup_steps",
+        "workers",
+        "patience",
+        "learning_rate",
+        "gradient_clip",
+        "seed",
+    ),
+    0,
 )
 
 
@@ -45,6 +56,8 @@ class TrainConfig:
     """How many epochs to train."""
     steps: int = 0
     """How many optimizer steps to train; 0: ``epochs`` decides."""
+    minutes: float = 0.0
+    """Longest time to train; the schedule follows the clock then, and no two runs are equal; 0: any."""
     steps_per_epoch: int = 0
     """Optimizer steps between two epoch ends; 0: as many as there are batches in the training set."""
     batch_size: int = 8
@@ -99,6 +112,8 @@ class TrainConfig:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")
         if not 0 < self.layer_decay <= 1:
             raise AbbeError(f"train.layer_decay: expected above 0 and at most 1 (off), found {self.layer_decay}")
+        if self.minutes and self.processes > 1:  # each would follow a clock of its own
+            raise AbbeError("train.minutes: several devices cannot end by the clock; choose train.steps")
         if self.batch_size % self.processes:
             enough = math.ceil(self.batch_size / self.processes) * self.processes
             raise AbbeError(

@@ -21,7 +21,7 @@ from abbe.errors import AbbeError
 
 # what may change between the parts of a run without making it another one
 _FREE = {"train.workers", "train.checkpoint_seconds", "train.patience", "train.epochs", "train.steps"} | {
-    *("train.accelerator", "train.devices", "train.nodes", "train.strategy"),
+    *("train.minutes", "train.accelerator", "train.devices", "train.nodes", "train.strategy"),
 }
 
 

@@ -1,0 +1,87 @@
+"""What a restoration took away from an image: noise, or some of the image with it.
+
+Noise averages out. The means of blocks of B x B pixels of white noise have 1 / B² of its variance, those of noise that
+neighbours share more, by as much as its correlations say; whatever is more than that is structure, and was in the
+image. The residual is divided by the deviation of the noise at the brightness of each pixel first, so that photon noise
+counts alike in bright and in dark places.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from abbe.ops.noise import LAGS, Noise
+
+BLOCK = 8
+"""Extent of a block, in pixels."""
+FEWEST = 64
+"""Blocks from which their variance is known well enough, to some 20 %."""
+STRUCTURED = 2.0
+"""Excess from which a residual shows more than noise."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What was taken away from a plane."""
+
+    deviation: float
+    """Its standard deviation, in grey values."""
+    relative: float
+    """The same over that of the noise: below 1 noise is left, above 1 more than noise is gone."""
+    excess: float
+    """Variance of its block means over what noise would have: 1 is noise, more is structure; NaN of small planes."""
+
+    @property
+    def shows_structure(self) -> bool:
+        """Tell whether more than noise is in it."""
+        return self.excess > STRUCTURED
+
+
+def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Residual:
+    """Compare a plane before and after with what the noise was.
+
+    Parameters
+    ----------
+    before, after
+        (Y, X), in grey values; pixels without a value are left out.
+    noise
+        Of ``before``, as :func:`abbe.ops.noise.estimate_noise` found it.
+    """
+    taken = before.astype(np.float64) - after
+    scale = np.sqrt(np.maximum(noise.gain * after.astype(np.float64) + noise.intercept, 0))
+    known = np.isfinite(taken) & (scale > 0)
+    if not known.any():
+        return Residual(0.0, math.nan, math.nan)
+    even = np.where(known, taken / np.where(scale > 0, scale, 1), np.nan)
+    return Residual(float(taken[known].std()), float(even[known].std()), excess_of(even, noise))
+
+
+def excess_of(even: np.ndarray, noise: Noise) -> float:
+    """Divide the variance of block means by that of noise with the same variance and the known correlations."""
+    rows, columns = (extent // BLOCK for extent in even.shape)
+    blocks = even[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
+    means, variance = blocks[np.isfinite(blocks)], float(np.nanvar(even))
+    if len(means) < FEWEST or variance == 0:
+        return math.nan
+    return float(means.var()) / (variance * passed_by_means(noise.vertical) * passed_by_means(noise.horizontal))
+
+
+def passed_by_means(correlation: tuple[float, ...]) -> float:
+    """Give the part of the variance that means over a block keep along an axis, 1 / BLOCK of independent noise."""
+    lags = range(1, min(BLOCK, LAGS + 1))
+    shared = sum(2 * (1 - lag / BLOCK) * correlation[lag - 1] for lag in lags)
+    return max(1 + shared, 1 / BLOCK) / BLOCK
+
+
+def spectrum(plane: np.ndarray) -> np.ndarray:
+    """Compute the power of each frequency of a plane (Y, X) in dB over its mean, the lowest in the middle.
+
+    White noise is even all over; a bright middle is structure, bright lines are stripes.
+    """
+    centred = np.nan_to_num(plane - np.nanmean(plane))
+    window = np.outer(*(np.hanning(extent + 2)[1:-1] for extent in plane.shape))
+    power = np.abs(np.fft.fftshift(np.fft.fft2(centred * window))) ** 2
+    return 10 * np.log10(power / (power.mean() or 1) + 1e-12)

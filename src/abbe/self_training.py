@@ -1,0 +1,316 @@
+"""A model of noisy images, learnt from these images within minutes: what ``abbe restore`` does where none is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abbe.data.inputs import state_of
+from abbe.data.noisy import same_channels
+from abbe.data.select import Series
+from abbe.data.write import write_text
+from abbe.errors import AbbeError
+from abbe.learn import noisy_lesson
+from abbe.learn_noisy import open_frames
+from abbe.lesson import teach
+from abbe.model import Model, load_model
+from abbe.ops.boxes import Box
+from abbe.ops.noise import Noise, Verdict, estimate_noise
+from abbe.settings import LearnSettings, RestoreSettings
+from abbe.train.recipe import DataConfig, Recipe, TrainConfig
+
+Tell = Callable[[str], None]
+FRAMES = 12
+"""Frames whose noise is looked at."""
+SIDE = 1024
+"""Extent of the part of them that is looked at, in pixels."""
+FARTHEST = 4
+"""Neighbours on each side that are hidden at most, along lines; 2 all around, or too little would be left to see."""
+STEPS = 20_000
+"""Steps after which nothing is learnt any more, however much time there is."""
+KEY = "key.json"
+NUMBERS = ("level", "gain", "intercept")
+
+
+@dataclass(frozen=True)
+class NoiseLook:
+    """What the noise of some images is like."""
+
+    noises: tuple[Noise, ...]
+    """Of each channel, the median of the images."""
+    looked_at: int
+    """Frames."""
+
+    @property
+    def noise(self) -> Noise:
+        """That of the channel whose neighbours share most."""
+        return max(self.noises, key=lambda noise: max(map(abs, (noise.horizontal[0], noise.vertical[0]))))
+
+    @property
+    def verdict(self) -> Verdict:
+        """Who shares the noise; "none" where no channel has any."""
+        return "none" if all(noise.verdict == "none" for noise in self.noises) else self.noise.verdict
+
+    def __str__(self) -> str:
+        """Say it in a sentence for each channel."""
+        return "; ".join(
+            f"channel {number}: {spell_noise(noise)}" if len(self.noises) > 1 else spell_noise(noise)
+            for number, noise in enumerate(self.noises)
+        )
+
+
+def spell_noise(noise: Noise) -> str:
+    """Say how strong the noise of a channel is and who shares it."""
+    if noise.verdict == "none":
+        return "no noise found"
+    photons = f"{noise.gain:.3g} grey values per photon" if noise.gain > 0 else "no photon noise"
+    x, y = noise.horizontal[0], noise.vertical[0]
+    shares = {
+        "independent": "independent from pixel to pixel",
+        "horizontal": f"shared by neighbours in a row (correlation {x:.2f})",
+        "vertical": f"shared by neighbours in a column (correlation {y:.2f})",
+        "isotropic": f"shared by neighbours all around (correlation {x:.2f} in a row, {y:.2f} in a column)",
+    }[noise.verdict]
+    return f"noise of {noise.deviation(noise.level):.3g} at the median of {noise.level:.4g}, {photons}; {shares}"
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A model that was learnt from images, and what is to be said of it."""
+
+    model: Model
+    look: NoiseLook
+    run: Path
+    """Folder with its curves and log."""
+    notes: tuple[str, ...]
+    """What was found and chosen, and warnings, one sentence each."""
+
+
+def learn_to_restore(
+    images: Sequence[Any],
+    run: Path,
+    settings: RestoreSettings | None = None,
+    learning: LearnSettings | None = None,
+    *,
+    overwrite: bool = False,
+    tell: Tell = lambda line: None,
+    progress: bool = True,
+) -> Learned:
+    """Look at the noise of images, choose how to learn from them, and do it.
+
+    Parameters
+    ----------
+    images
+        Paths, addresses, arrays, or what :func:`abbe.read` gave; several channels are learnt apart.
+    run
+        Folder for the model, its curves and log. What an earlier call with the same images and settings has learnt
+        there is taken, and what it has begun is gone on with.
+    settings
+        Which channels, planes and time points to learn from.
+    learning
+        How long, and by which method.
+    overwrite
+        Learn anew, whatever lies in the folder.
+    tell
+        Gets a line for everything worth knowing.
+    progress
+        Show the progress of the training on standard error.
+
+    Raises
+    ------
+    AbbeError
+        When there is no noise in the images, none can be read, or the folder holds what was learnt from others.
+    """
+    settings, learning = settings or RestoreSettings(), learning or LearnSettings()
+    check_time(learning)
+    opened = list(_opened(images, settings, tell))
+    same_channels(opened)
+    look = look_at_noise(opened)
+    recipe, notes = choose(look, learning)
+    for note in notes:
+        tell(note)
+    begun = _open_folder(run, _key(images, settings, learning), overwrite)
+    if begun == "done":
+        tell(f"{run}: learnt by an earlier run")
+    else:
+        lesson = noisy_lesson(recipe, opened, tell)
+        tell(lesson.plan)
+        teach(lesson, recipe, run, resume=begun == "begun", progress=progress)
+    return Learned(load_model(run), look, run, tuple(notes))
+
+
+def check_time(learning: LearnSettings) -> None:
+    """Refuse to learn in no time."""
+    if learning.minutes <= 0:
+        raise AbbeError(
+            f"--minutes {learning.minutes:g}: nothing is learnt in that; give some, or a model that has learnt already "
+            "with --model"
+        )
+
+
+def _opened(images: Sequence[Any], settings: RestoreSettings, tell: Tell) -> Iterator[Series]:
+    """Open what can be opened; the others are told, and fail again when they are to be restored."""
+    reason = "no images to learn from"
+    count = 0
+    for image in images:
+        try:
+            (series,) = open_frames([image], settings, 2)
+        except AbbeError as error:
+            tell(f"not learnt from: {error}")
+            reason = str(error)
+            continue
+        count += 1
+        yield series
+    if not count:
+        raise AbbeError(reason)
+
+
+def _open_folder(run: Path, key: str, overwrite: bool) -> str:
+    """See what lies in the folder of a run: "" for nothing, "begun", or "done"."""
+    if overwrite:
+        shutil.rmtree(run, ignore_errors=True)
+    known = json.loads((run / KEY).read_text(encoding="utf-8")) if (run / KEY).is_file() else None
+    if known is not None and known != key:
+        raise AbbeError(
+            f"{run}: was learnt from other images or with other options; take it as it is with --model {run} and "
+            "another --out, or learn anew with --overwrite"
+        )
+    write_text(run / KEY, json.dumps(key))
+    if (run / "model.safetensors").exists():
+        return "done"
+    return "begun" if (run / "recipe.toml").exists() else ""
+
+
+def _key(images: Sequence[Any], settings: RestoreSettings, learning: LearnSettings) -> str:
+    """Tell what is learnt from what apart; an array has no identity, and is learnt from anew."""
+    states = [state_of(image) if isinstance(image, Path | str) else str(id(image)) for image in images]
+    which = {name: getattr(settings, name) for name in ("axes", "channel", "z", "time")}
+    told = json.dumps([states, which, dataclasses.asdict(learning)], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+# -------------------------------------------------------------------------------------------------------- the noise
+
+
+def look_at_noise(images: Sequence[Series]) -> NoiseLook:
+    """Measure the noise in the middle of some frames of all images, channel by channel."""
+    places = [(series, frame) for series in images for frame in spread(len(series), FRAMES)]
+    chosen = [places[i] for i in spread(len(places), FRAMES)]
+    found = [noises for series, frame in chosen if (noises := _noises_of(series, frame))]
+    if not found:
+        raise AbbeError("the images are too small to measure their noise; choose how to learn with --method noise2void")
+    return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))), len(found))
+
+
+def spread(number: int, most: int) -> list[int]:
+    """Choose up to so many numbers below ``number``, evenly."""
+    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int)).tolist()
+
+
+def _noises_of(series: Series, frame: int) -> list[Noise]:
+    """Measure the noise of a frame's channels; nothing where it is too small or cannot be read."""
+    image = series[frame]
+    try:
+        return [estimate_noise(channel) for channel in image.box(middle(image.extents))]
+    except Exception:  # whatever a damaged file makes its reader raise; the image fails when it is restored
+        return []
+
+
+def middle(extents: Sequence[int]) -> Box:
+    """Give the box in the middle, of at most ``SIDE`` pixels along Y and X."""
+    sides = [min(extent, SIDE) for extent in extents]
+    starts = [(extent - side) // 2 for extent, side in zip(extents, sides, strict=True)]
+    return tuple((start, start + side) for start, side in zip(starts, sides, strict=True))
+
+
+def median_noise(noises: Sequence[Noise]) -> Noise:
+    """Take the median of everything that was measured, of the frames that have noise if some have."""
+    noisy = [noise for noise in noises if noise.verdict != "none"] or list(noises)
+    level, gain, intercept = (float(np.median([getattr(n, name) for n in noisy])) for name in NUMBERS)
+    sides = ([getattr(n, name) for n in noisy] for name in ("horizontal", "vertical"))
+    horizontal, vertical = (tuple(np.median(side, axis=0).tolist()) for side in sides)
+    return Noise(gain, intercept, horizontal, vertical, level)
+
+
+# ------------------------------------------------------------------------------------------------------- the choice
+
+
+def choose(look: NoiseLook, learning: LearnSettings) -> tuple[Recipe, list[str]]:
+    """Choose a method for the noise that was found, and say why.
+
+    Raises
+    ------
+    AbbeError
+        Where there is no noise.
+    """
+    if look.verdict == "none" and learning.method == "auto":
+        raise AbbeError(
+            "no noise found in the images, which are constant or were smoothed already: there is nothing to learn from "
+            "it; leave them as they are, or choose a method with --method"
+        )
+    method = learning.method
+    if method == "auto":
+        method = "noise2void" if look.verdict in ("none", "independent") else "structn2v"
+    notes = [f"{look}: {METHODS[method]}"]
+    if look.verdict == "isotropic":
+        notes.append(
+            "warning: noise that neighbours share all around is that of images that were enlarged, registered, "
+            "demosaiced or compressed; restore them before that if you can, much of it will stay"
+        )
+    elif look.verdict in ("horizontal", "vertical") and method != "structn2v":
+        notes.append("warning: neighbours share their noise, which this method takes for image; it will stay")
+    return recipe_of(method, look.noise, learning), notes
+
+
+METHODS = {
+    "noise2void": "learning by Noise2Void",
+    "n2v2": "learning by N2V2",
+    "structn2v": "learning by structN2V, with the neighbours that share it hidden",
+}
+
+
+def recipe_of(method: str, noise: Noise, learning: LearnSettings) -> Recipe:
+    """Write the recipe of a method for a kind of noise: the small network of it, as long as there is time."""
+    return Recipe(
+        name="learned",
+        method=f"{method}_small",
+        options=options_of(method, noise),
+        data=DataConfig(sources=["the images themselves"]),
+        train=TrainConfig(
+            seed=learning.seed,
+            minutes=learning.minutes,
+            steps=STEPS,
+            steps_per_epoch=50,
+            batch_size=16,
+            crop=64,
+            optimizer="adam",
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            warmup_steps=20,
+            ema_decay=0.99,
+        ),
+    )
+
+
+def options_of(method: str, noise: Noise) -> dict[str, Any]:
+    """Choose what is hidden."""
+    if method != "structn2v":
+        return {"share": SHARE}
+    reach = min(max(noise.reach, 1), FARTHEST)
+    if noise.verdict == "isotropic":
+        side = 2 * min(reach, 2) + 1
+        return {"share": SHARE, "fill": "window", "radius": side, "element": ((1,) * side,) * side}
+    direction = noise.verdict if noise.verdict in ("horizontal", "vertical") else "horizontal"
+    return {"share": SHARE, "fill": "window", "radius": reach, "direction": direction, "reach": reach}
+
+
+SHARE = 0.015
+"""Part of the pixels that are hidden: the library's, which learns more from a step than the paper's 0.2 %."""

@@ -1,0 +1,172 @@
+"""A noisy image alone, restored as a user does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from scipy import ndimage
+
+from abbe import self_training
+from abbe.api import restore
+from abbe.batch import Outputs
+from abbe.data.image import Image
+from abbe.data.select import Series
+from abbe.errors import AbbeError
+from abbe.folders import restore_files
+from abbe.metrics.images import psnr
+from abbe.self_training import choose, learn_to_restore, look_at_noise, options_of
+from abbe.settings import LearnSettings, RestoreSettings
+
+SHORT = LearnSettings(minutes=0.04)
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny variants: seconds show the road, not the quality."""
+    whole = self_training.recipe_of
+
+    def small(*given):
+        recipe = whole(*given)
+        recipe.method = recipe.method.replace("small", "tiny")
+        recipe.train.steps_per_epoch, recipe.train.batch_size = 10, 4
+        recipe.train.precision = "float32"
+        return recipe
+
+    monkeypatch.setattr(self_training, "recipe_of", small)
+
+
+def clean(seed: int = 0, side: int = 160) -> np.ndarray:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random((side, side)), 5, mode="wrap")
+    return 400 + 3000 * (smooth - smooth.min()) / np.ptp(smooth)
+
+
+def noisy(seed: int = 0, side: int = 160, spread: tuple[int, int] = (1, 1)) -> np.ndarray:
+    """Photons of gain 20; noise that ``spread`` (Y, X) pixels share is of the same strength."""
+    image, generator = clean(seed, side), np.random.default_rng(seed + 100)
+    if spread == (1, 1):
+        return np.rint(20 * generator.poisson(image / 20)).astype(np.uint16)
+    shared = ndimage.uniform_filter(generator.normal(size=image.shape), spread, mode="wrap")
+    return np.rint(image + 200 * shared / shared.std()).clip(0).astype(np.uint16)
+
+
+def seen(*images: np.ndarray) -> list[Series]:
+    return [Series(Image(image[None], "CYX")) for image in images]
+
+
+@pytest.mark.parametrize(
+    ("spread", "method", "options"),
+    [
+        ((1, 1), "noise2void", {}),
+        ((1, 3), "structn2v", {"direction": "horizontal"}),
+        ((3, 1), "structn2v", {"direction": "vertical"}),
+        ((3, 3), "structn2v", {"element": ((1,) * 5,) * 5}),
+    ],
+)
+def test_the_method_follows_the_noise(spread, method, options) -> None:
+    look = look_at_noise(seen(noisy(0, 512, spread), noisy(1, 512, spread)))
+    recipe, notes = choose(look, SHORT)
+    assert recipe.method.startswith(method)
+    assert options.items() <= recipe.options.items()
+    assert any("warning" in note for note in notes) == (spread == (3, 3))
+
+
+def test_a_method_that_was_asked_for_is_taken_with_a_warning() -> None:
+    look = look_at_noise(seen(noisy(0, 512, (1, 3))))
+    recipe, notes = choose(look, LearnSettings(method="n2v2"))
+    assert recipe.method.startswith("n2v2")
+    assert any("it will stay" in note for note in notes)
+
+
+def test_gain_is_told_and_channels_are_looked_at_apart() -> None:
+    rows = noisy(0, 512, (1, 3))
+    look = look_at_noise([Series(Image(np.stack([noisy(1, 512), rows]), "CYX"))])
+    assert look.noises[0].gain == pytest.approx(20, rel=0.2)
+    assert [noise.verdict for noise in look.noises] == ["independent", "horizontal"]
+    assert look.verdict == "horizontal"
+    assert "channel 1" in str(look)
+
+
+def test_far_neighbours_are_not_all_hidden() -> None:
+    noise = look_at_noise(seen(noisy(0, 512, (1, 15)))).noise
+    assert noise.reach > self_training.FARTHEST
+    assert options_of("structn2v", noise)["reach"] == self_training.FARTHEST
+
+
+def test_a_folder_is_restored_from_itself(tmp_path: Path) -> None:
+    for seed in range(3):
+        tifffile.imwrite(tmp_path / f"{seed}.tif", noisy(seed))
+    (tmp_path / "broken.tif").write_bytes(b"II*\0nothing")
+    told: list[str] = []
+    out = tmp_path / "out"
+    result = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=0.15), tell=told.append)
+    assert [Path(name).name for name, _ in result.failures] == ["broken.tif"]
+    assert any("independent from pixel to pixel" in line for line in told)
+    for seed in range(3):
+        found = tifffile.imread(out / f"{seed}_restored.tif")
+        assert found.dtype == np.uint16
+        assert psnr(found, clean(seed), 3000) > psnr(noisy(seed), clean(seed), 3000) + 1
+    table = pd.read_csv(out / "images.csv")
+    assert (table["noise_after"] < table["noise_before"]).all()
+    page = (out / "report.html").read_text()
+    assert "What was learnt" in page
+    assert "spectrum" in page
+    again: list[str] = []
+    second = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=0.15), tell=again.append)
+    assert second.skipped == 3
+    assert any("earlier run" in line for line in again)
+    with pytest.raises(AbbeError, match="take it as it is with --model"):
+        restore_files([tmp_path / "?.tif"], Outputs(out), learning=LearnSettings(minutes=0.15))
+
+
+def test_a_second_run_learns_nothing_anew_and_other_images_are_refused(tmp_path: Path) -> None:
+    for seed in range(2):
+        tifffile.imwrite(tmp_path / f"{seed}.tif", noisy(seed))
+    images, lines = [tmp_path / "0.tif"], []
+    first = learn_to_restore(images, tmp_path / "run", learning=SHORT, progress=False)
+    second = learn_to_restore(images, tmp_path / "run", learning=SHORT, progress=False, tell=lines.append)
+    assert first.model.sha256 == second.model.sha256
+    assert any("earlier run" in line for line in lines)
+    with pytest.raises(AbbeError, match="--overwrite"):
+        learn_to_restore([tmp_path / "1.tif"], tmp_path / "run", learning=SHORT, progress=False)
+    other = learn_to_restore([tmp_path / "1.tif"], tmp_path / "run", learning=SHORT, overwrite=True, progress=False)
+    assert other.model.sha256 != first.model.sha256
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("CYX", (2, 96, 100)), ("ZYX", (3, 90, 90)), ("TCYX", (2, 2, 80, 80))])
+def test_any_axes_through_the_door(axes, shape) -> None:
+    generator = np.random.default_rng(0)
+    image = generator.poisson(np.broadcast_to(clean(0, 100)[: shape[-2], : shape[-1]] / 20, shape)).astype(np.uint16)
+    found = restore(image, minutes=0.04, axes=axes)
+    assert found.shape == shape
+    assert found.dtype == image.dtype
+
+
+def test_what_cannot_be_learnt_is_said() -> None:
+    with pytest.raises(AbbeError, match="--minutes 0"):
+        restore(noisy(), minutes=0)
+    with pytest.raises(AbbeError, match="no noise found"):
+        restore(np.full((64, 64), 7, np.uint8), minutes=0.01)
+    with pytest.raises(AbbeError, match="too small to measure"):
+        restore(noisy()[:1], minutes=0.01)
+
+
+def test_pixels_without_a_value_stay_so() -> None:
+    image = noisy().astype(np.float32)
+    image[3:6, 4:9] = np.nan
+    found = restore(image, minutes=0.04, tile=64)
+    assert np.isnan(found[3:6, 4:9]).all()
+    assert np.isnan(found).sum() == 15
+
+
+def test_flips_are_asked_for(tmp_path: Path) -> None:
+    learned = learn_to_restore([noisy()], tmp_path, learning=SHORT, progress=False)
+    plain = restore(noisy(), learned.model, dtype="float32")
+    turned = restore(noisy(), learned.model, dtype="float32", flips=True)
+    once = restore(np.rot90(noisy()).copy(), learned.model, dtype="float32", flips=True)
+    assert not np.allclose(plain, turned)
+    np.testing.assert_allclose(np.rot90(turned), once, rtol=1e-4, atol=0.5)
+    assert RestoreSettings().flips is False

@@ -13,9 +13,10 @@ from abbe.api import load, train
 from abbe.data.clean import find_clean_images
 from abbe.data.normalize import Normalization
 from abbe.errors import AbbeError
-from abbe.learn_restoration import RestorationSamples, restored
+from abbe.learn_restoration import RestorationSamples, find_restoration_source, restored
 from abbe.methods.restoration.restore import CLEAN
 from abbe.tiling.prepare import Predictor
+from abbe.train.recipe import load_recipe
 
 SHORT = {
     "method": "dncnn_tiny",
@@ -91,3 +92,21 @@ def test_tiles_equal_the_whole(monkeypatch) -> None:
     monkeypatch.setattr("abbe.learn_restoration.TILE", {2: 32})
     inner = np.s_[:, 8:-8, 8:-8]
     np.testing.assert_allclose(restored(predictor, image)[inner], whole[inner], atol=1e-5)
+
+
+def test_swapped_pairs_are_told(tmp_path) -> None:
+    folder, told = pairs(tmp_path / "data"), []
+    (folder / "noisy").rename(folder / "other")
+    (folder / "clean").rename(folder / "noisy")
+    (folder / "other").rename(folder / "clean")
+    recipe = load_recipe("dncnn_s", {"data.paths": [str(folder)]})
+    find_restoration_source(recipe, told.append)
+    assert any("swapped?" in line for line in told)
+    right, silent = pairs(tmp_path / "right"), []
+    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(right)]}), silent.append)
+    assert not any("swapped" in line for line in silent)
+
+
+def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:
+    with pytest.raises(AbbeError, match=r"25\.5 here"):
+        train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "[0.0, 0.1]"}, out=tmp_path / "run")

@@ -18,7 +18,7 @@ from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
 from abbe.metrics.images import psnr
-from abbe.self_training import choose, learn_to_restore, look_at_noise, options_of
+from abbe.self_training import NoiseLook, choose, learn_to_restore, look_at_noise, options_of
 from abbe.settings import LearnSettings, RestoreSettings
 
 SHORT = LearnSettings(minutes=0.04)
@@ -53,8 +53,10 @@ def noisy(seed: int = 0, side: int = 160, spread: tuple[int, int] = (1, 1)) -> n
     return np.rint(image + 200 * shared / shared.std()).clip(0).astype(np.uint16)
 
 
-def seen(*images: np.ndarray) -> list[Series]:
-    return [Series(Image(image[None], "CYX")) for image in images]
+def looked(*images: np.ndarray) -> NoiseLook:
+    found = look_at_noise([Series(Image(image[None] if image.ndim == 2 else image, "CYX")) for image in images])
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def seen(*images: np.ndarray) -> list[Series]:
     ],
 )
 def test_the_method_follows_the_noise(spread, method, options) -> None:
-    look = look_at_noise(seen(noisy(0, 512, spread), noisy(1, 512, spread)))
+    look = looked(noisy(0, 512, spread), noisy(1, 512, spread))
     recipe, notes = choose(look, SHORT)
     assert recipe.method.startswith(method)
     assert options.items() <= recipe.options.items()
@@ -75,7 +77,7 @@ def test_the_method_follows_the_noise(spread, method, options) -> None:
 
 
 def test_a_method_that_was_asked_for_is_taken_with_a_warning() -> None:
-    look = look_at_noise(seen(noisy(0, 512, (1, 3))))
+    look = looked(noisy(0, 512, (1, 3)))
     recipe, notes = choose(look, LearnSettings(method="n2v2"))
     assert recipe.method.startswith("n2v2")
     assert any("it will stay" in note for note in notes)
@@ -83,7 +85,7 @@ def test_a_method_that_was_asked_for_is_taken_with_a_warning() -> None:
 
 def test_gain_is_told_and_channels_are_looked_at_apart() -> None:
     rows = noisy(0, 512, (1, 3))
-    look = look_at_noise([Series(Image(np.stack([noisy(1, 512), rows]), "CYX"))])
+    look = looked(np.stack([noisy(1, 512), rows]))
     assert look.noises[0].gain == pytest.approx(20, rel=0.2)
     assert [noise.verdict for noise in look.noises] == ["independent", "horizontal"]
     assert look.verdict == "horizontal"
@@ -91,7 +93,7 @@ def test_gain_is_told_and_channels_are_looked_at_apart() -> None:
 
 
 def test_far_neighbours_are_not_all_hidden() -> None:
-    noise = look_at_noise(seen(noisy(0, 512, (1, 15)))).noise
+    noise = looked(noisy(0, 512, (1, 15))).noise
     assert noise.reach > self_training.FARTHEST
     assert options_of("structn2v", noise)["reach"] == self_training.FARTHEST
 
@@ -152,6 +154,7 @@ def test_what_cannot_be_learnt_is_said() -> None:
         restore(np.full((64, 64), 7, np.uint8), minutes=0.01)
     with pytest.raises(AbbeError, match="too small to measure"):
         restore(noisy()[:1], minutes=0.01)
+    assert restore(noisy()[:1], minutes=0.01, method="noise2void").shape == (1, 160)
 
 
 def test_pixels_without_a_value_stay_so() -> None:

@@ -23,7 +23,7 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.restoration import Restored, Restorer
+from abbe.restoration import Restored, Restorer, denoises
 from abbe.restore_batch import RestoreBatch
 from abbe.self_training import learn_to_restore
 from abbe.settings import (
@@ -334,7 +334,16 @@ def restore_files(
     restorer, device = Restorer(loaded), loaded.predictor(chosen).device
     title = f"{_images(len(found)).capitalize()} restored"
     record = loaded.record()
-    batch = RestoreBatch(outputs, loaded.identity(chosen), title, command, record, device, learned=learned)
+    batch = RestoreBatch(
+        outputs,
+        loaded.identity(chosen),
+        title,
+        command,
+        record,
+        device,
+        learned=learned,
+        denoises=denoises(loaded),
+    )
 
     def find(path: Path | str, work: Path) -> Restored:
         return restorer.restore(path, chosen, work=work, progress=progress)

@@ -12,12 +12,16 @@ from abbe.data.augment import AugmentConfig
 from abbe.data.channels import match_channels
 from abbe.data.clean import CleanImage, find_clean_images
 from abbe.data.datasets import TrainingDataset, split, whole_plane, whole_volume
+from abbe.data.image import Image
 from abbe.data.normalize import Normalization
 from abbe.data.read import read
 from abbe.data.sample import Sample
+from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.methods.restoration.restore import CLEAN, Restoration
 from abbe.ops.boxes import slices
+from abbe.ops.noise import estimate_noise
+from abbe.settings import ImageSettings
 from abbe.tiling.grid import plan
 from abbe.tiling.prepare import Predictor
 from abbe.tiling.run import run
@@ -27,6 +31,11 @@ from abbe.train.settings import build_config
 
 TILE = {2: 512, 3: 64}
 """Pixels per side that the network sees at once in validation, by spatial axes."""
+
+PAIRS = 5
+"""Pairs whose noise is compared."""
+SWAPPED = 2.0
+"""By what factor the noise of a good image is suspiciously above that of its bad one."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> Rest
         raise AbbeError(
             f"{recipe.data.paths[0]}: {both} pairs and {len(found) - both} good images alone; give one kind"
         )
+    if both and (turned := seem_swapped(found)):
+        tell(f"warning: {turned}")
     validation = [one for one in found if one.split == "val"]
     if validation:
         return RestorationSource([one for one in found if one.split != "val"], validation)
@@ -64,6 +75,28 @@ def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> Rest
         return RestorationSource(found, [])
     train, held = split(found, [1 - share, share], recipe.train.seed)  # type: ignore[arg-type]
     return RestorationSource(train, held)  # type: ignore[arg-type]
+
+
+def seem_swapped(pairs: Sequence[CleanImage]) -> str:
+    """Say so where most of a few pairs have more noise in the good image than in the bad one."""
+    looked_at = [one for one in pairs if one.worse is not None][:PAIRS]
+    more = 0
+    for pair in looked_at:
+        try:
+            good, bad = (estimate_noise(_one_plane(read(path))) for path in (pair.clean, pair.worse))
+        except AbbeError:
+            continue
+        more += good.deviation(good.level) > SWAPPED * bad.deviation(bad.level)
+    if 2 * more <= len(looked_at):
+        return ""
+    first = looked_at[0]
+    return f"{first.clean} has more noise than {first.worse}, and so have most pairs; are good and bad images swapped?"
+
+
+def _one_plane(image: Image) -> np.ndarray:
+    """Read the first channel of the first plane, (Y, X)."""
+    frame = select(image, ImageSettings(z="all", time="all"))[0]
+    return frame.box(tuple((0, extent) for extent in frame.extents))[0]
 
 
 class RestorationSamples:

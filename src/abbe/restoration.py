@@ -142,6 +142,12 @@ class Restorer:
         return values
 
 
+def denoises(model: Model) -> bool:
+    """Tell whether what a model takes away from an image is noise alone, as far as its training says."""
+    options = model.description.options
+    return "share" in options or set(options.get("kinds", ())) <= {"gaussian", "camera"}
+
+
 def empty(shape: tuple[int, ...], dtype: np.dtype, work: Path | None) -> np.ndarray:
     """Make room for an image: in memory, or in a file of the folder ``work`` where it is large."""
     if work is None or math.prod(shape) * dtype.itemsize <= IN_MEMORY:

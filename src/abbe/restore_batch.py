@@ -16,7 +16,7 @@ from abbe.data.write import write_png, write_table
 from abbe.data.write_image import write_image
 from abbe.errors import AbbeError
 from abbe.ops.noise import Noise, estimate_noise
-from abbe.ops.residual import Residual, look_at_residual, spectrum
+from abbe.ops.residual import Residual, evened, look_at_residual, spectrum
 from abbe.report.gallery import GalleryItem
 from abbe.report.page import Section, failures_section, gallery_section, picture_section, table, write_page
 from abbe.restoration import Restored
@@ -72,8 +72,8 @@ class RestoreBatch(Batch):
         target = base.with_name(f"{base.name}_restored.tif")
         write_image(target, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
         before, after = planes(found)
-        write_png(base.with_name(f"{base.name}_restored.png"), beside(before, after))
         noise, left = noise_of(before), noise_of(after)
+        write_png(base.with_name(f"{base.name}_restored.png"), picture(before, after, noise))
         residual = look_at_residual(before, after, noise) if noise else Residual(float("nan"), *(float("nan"),) * 2)
         warnings = [*image.warnings, *warnings_of(before, noise, residual, self.denoises)]
         return {
@@ -99,7 +99,7 @@ class RestoreBatch(Batch):
         write_table(folder / "images.csv", images)
         cards = [("images", f"{len(rows):,}")]
         cards += [("files that failed", f"{len(failures):,}")] if failures else []
-        shows = "before, after, what was taken away, and its spectrum"
+        shows = "before and after, below: what was taken away, in deviations of the noise, and its spectrum"
         gallery = gallery_section(self._items(images), {"typical": shows.capitalize()}, "Before and after", shows)
         parts = [gallery, *self._learning(), self._table(images), failures_section(failures)]
         write_page(
@@ -178,18 +178,24 @@ def warnings_of(before: np.ndarray, noise: Noise | None, residual: Residual, den
     return found
 
 
-def beside(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Show the middle before and after, what was taken away and its spectrum, (Y, 4 X, 3) uint8."""
+def picture(before: np.ndarray, after: np.ndarray, noise: Noise | None) -> np.ndarray:
+    """Show the middle before and after, below them what was taken away and its spectrum, (2 Y, 2 X, 3) uint8.
+
+    What was taken away is shown in deviations of the noise at each pixel, where these are known.
+    """
     height, width = (min(extent, PICTURE) for extent in before.shape)
     top, left = (before.shape[0] - height) // 2, (before.shape[1] - width) // 2
     parts = [plane[top : top + height, left : left + width] for plane in (before, after)]
     known = parts[0][np.isfinite(parts[0])]
     low, high = np.percentile(known, ENDS) if known.size else (0.0, 1.0)
     taken = parts[0] - parts[1]
-    spread = REMOVED * float(np.nanstd(taken)) or 1.0
-    shown = [stretched(part, low, high) for part in parts]
-    shown += [stretched(taken, -spread, spread), stretched(spectrum(taken), *DECIBELS)]
-    return np.repeat(np.hstack(shown)[..., None], 3, axis=2)
+    taken = taken if noise is None else evened(taken, parts[1], noise)
+    spread = REMOVED * (float(np.nanstd(taken)) or 1.0)
+    rows = [
+        [stretched(part, low, high) for part in parts],
+        [stretched(taken, -spread, spread), stretched(spectrum(taken), *DECIBELS)],
+    ]
+    return np.repeat(np.block(rows)[..., None], 3, axis=2)
 
 
 def stretched(part: np.ndarray, low: float, high: float) -> np.ndarray:

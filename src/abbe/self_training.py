@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class Learned:
     """A model that was learnt from images, and what is to be said of it."""
 
     model: Model
-    look: NoiseLook
+    look: NoiseLook | None
+    """None where the images are too small for it."""
     run: Path
     """Folder with its curves and log."""
     notes: tuple[str, ...]
@@ -131,7 +132,7 @@ def learn_to_restore(
     """
     settings, learning = settings or RestoreSettings(), learning or LearnSettings()
     check_time(learning)
-    opened = list(_opened(images, settings, tell))
+    opened = _opened(images, settings, tell)
     same_channels(opened)
     look = look_at_noise(opened)
     recipe, notes = choose(look, learning)
@@ -156,21 +157,19 @@ def check_time(learning: LearnSettings) -> None:
         )
 
 
-def _opened(images: Sequence[Any], settings: RestoreSettings, tell: Tell) -> Iterator[Series]:
+def _opened(images: Sequence[Any], settings: RestoreSettings, tell: Tell) -> list[Series]:
     """Open what can be opened; the others are told, and fail again when they are to be restored."""
-    reason = "no images to learn from"
-    count = 0
+    opened, reasons = [], []
     for image in images:
         try:
-            (series,) = open_frames([image], settings, 2)
+            opened += open_frames([image], settings, 2)
         except AbbeError as error:
-            tell(f"not learnt from: {error}")
-            reason = str(error)
-            continue
-        count += 1
-        yield series
-    if not count:
-        raise AbbeError(reason)
+            reasons.append(str(error))
+    if not opened:
+        raise AbbeError(reasons[0] if reasons else "no images to learn from")
+    for reason in reasons:
+        tell(f"not learnt from: {reason}")
+    return opened
 
 
 def _open_folder(run: Path, key: str, overwrite: bool) -> str:
@@ -200,13 +199,13 @@ def _key(images: Sequence[Any], settings: RestoreSettings, learning: LearnSettin
 # -------------------------------------------------------------------------------------------------------- the noise
 
 
-def look_at_noise(images: Sequence[Series]) -> NoiseLook:
-    """Measure the noise in the middle of some frames of all images, channel by channel."""
+def look_at_noise(images: Sequence[Series]) -> NoiseLook | None:
+    """Measure the noise in the middle of some frames of all images, channel by channel; None where all are small."""
     places = [(series, frame) for series in images for frame in spread(len(series), FRAMES)]
     chosen = [places[i] for i in spread(len(places), FRAMES)]
     found = [noises for series, frame in chosen if (noises := _noises_of(series, frame))]
     if not found:
-        raise AbbeError("the images are too small to measure their noise; choose how to learn with --method noise2void")
+        return None
     return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))), len(found))
 
 
@@ -243,14 +242,18 @@ def median_noise(noises: Sequence[Noise]) -> Noise:
 # ------------------------------------------------------------------------------------------------------- the choice
 
 
-def choose(look: NoiseLook, learning: LearnSettings) -> tuple[Recipe, list[str]]:
+def choose(look: NoiseLook | None, learning: LearnSettings) -> tuple[Recipe, list[str]]:
     """Choose a method for the noise that was found, and say why.
 
     Raises
     ------
     AbbeError
-        Where there is no noise.
+        Where there is no noise, or nothing is known of it, and no method was asked for.
     """
+    if look is None:
+        if learning.method == "auto":
+            raise AbbeError("the images are too small to measure their noise; choose a method: --method noise2void")
+        return recipe_of(learning.method, UNKNOWN, learning), [f"noise not measured: {METHODS[learning.method]}"]
     if look.verdict == "none" and learning.method == "auto":
         raise AbbeError(
             "no noise found in the images, which are constant or were smoothed already: there is nothing to learn from "
@@ -270,6 +273,8 @@ def choose(look: NoiseLook, learning: LearnSettings) -> tuple[Recipe, list[str]]
     return recipe_of(method, look.noise, learning), notes
 
 
+UNKNOWN = Noise(0.0, 1.0, (1.0,) * FARTHEST + (0.0,), (0.0,) * (FARTHEST + 1), 0.0)
+"""Noise of which nothing is known: that of rows, should it be asked for."""
 METHODS = {
     "noise2void": "learning by Noise2Void",
     "n2v2": "learning by N2V2",

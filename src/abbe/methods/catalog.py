@@ -84,6 +84,7 @@ _NOISE2VOID = Entry(
     2019,
     "arXiv:1811.10980",
     "noise2void",
+    "noise2void",
 )
 _N2V2 = Entry(
     "restoration/n2v2.py",
@@ -93,6 +94,7 @@ _N2V2 = Entry(
     2022,
     "arXiv:2211.08512",
     "n2v2",
+    "n2v2",
 )
 _STRUCTN2V = Entry(
     "restoration/structn2v.py",
@@ -100,6 +102,7 @@ _STRUCTN2V = Entry(
     "Removing Structured Noise with Self-Supervised Blind-Spot Networks",
     2020,
     "doi:10.1109/ISBI45749.2020.9098336",
+    "structn2v",
     "structn2v",
 )
 _INTERNIMAGE = Entry(

@@ -51,12 +51,17 @@ def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Res
         Of ``before``, as :func:`abbe.ops.noise.estimate_noise` found it.
     """
     taken = before.astype(np.float64) - after
-    scale = np.sqrt(np.maximum(noise.gain * after.astype(np.float64) + noise.intercept, 0))
-    known = np.isfinite(taken) & (scale > 0)
+    even = evened(taken, after, noise)
+    known = np.isfinite(even)
     if not known.any():
         return Residual(0.0, math.nan, math.nan)
-    even = np.where(known, taken / np.where(scale > 0, scale, 1), np.nan)
     return Residual(float(taken[known].std()), float(even[known].std()), excess_of(even, noise))
+
+
+def evened(taken: np.ndarray, after: np.ndarray, noise: Noise) -> np.ndarray:
+    """Divide what was taken away by the deviation of the noise at each pixel; NaN where there is none."""
+    scale = np.sqrt(np.maximum(noise.gain * after.astype(np.float64) + noise.intercept, 0))
+    return np.where(scale > 0, taken / np.where(scale > 0, scale, 1), np.nan)
 
 
 def excess_of(even: np.ndarray, noise: Noise) -> float:

@@ -31,15 +31,17 @@ def write_curves(history: pd.DataFrame, folder: Path, watch: str, mode: Literal[
 
 
 def draw_curves(history: pd.DataFrame, watch: str, mode: Literal["max", "min"] = "max") -> Figure:
-    """Draw losses beside metrics over the epochs."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    """Draw losses over the epochs, and beside them metrics where there are other ones."""
     losses = [name for name in history.columns if _is_loss(name)]
     metrics = [name for name in history.columns if name not in BOOKKEEPING and not _is_loss(name)]
-    _draw_losses(left, history, losses)
-    _draw_metrics(right, history, _foremost(metrics, watch), watch, mode)
-    for axes in (left, right):
+    alone = not metrics and watch in losses
+    figure = Figure(figsize=(6 if alone else 10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    drawn = figure.subplots(1, 1 if alone else 2, squeeze=False)[0]
+    _draw_losses(drawn[0], history, losses)
+    if not alone:
+        _draw_metrics(drawn[1], history, _foremost(metrics, watch), watch, mode)
+    for axes in drawn:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)

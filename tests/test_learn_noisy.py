@@ -1,0 +1,100 @@
+"""Noise2Void and its followers through the verb of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+from abbe.api import load, restore, train
+from abbe.errors import AbbeError
+from abbe.learn_noisy import noisy_training_data, settle_noisy
+from abbe.metrics.images import psnr
+from abbe.train.recipe import list_recipes, load_recipe
+
+SHORT = {
+    "train.minutes": 0.0,
+    "train.steps": 60,
+    "train.steps_per_epoch": 30,
+    "train.batch_size": 4,
+    "train.crop": 32,
+    "train.learning_rate": 3e-3,
+    "train.precision": "float32",
+}
+
+
+def clean(seed: int, shape: tuple[int, ...] = (96, 96)) -> np.ndarray:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), 4, mode="wrap")
+    return (smooth - smooth.min()) / np.ptp(smooth)
+
+
+def noisy(folder: Path, shape: tuple[int, ...] = (96, 96), number: int = 3) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(number):
+        noise = np.random.default_rng(seed + 50).normal(0, 0.15, shape)
+        tifffile.imwrite(folder / f"{seed}.tif", (clean(seed, shape) + noise).astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["noise2void", "n2v2"])
+def test_a_recipe_needs_noisy_images_only(tmp_path, name) -> None:
+    data = noisy(tmp_path / "data")
+    trained = train(name, data, overrides=SHORT | {"method": f"{name}_tiny"}, out=tmp_path / "run", tell=print)
+    assert trained.verb == "restore"
+    model = load(trained.model)
+    assert model.description.normalization["kind"] == "fixed"
+    image = tifffile.imread(data / "0.tif")
+    assert psnr(restore(image, model), clean(0)) > psnr(image, clean(0)) + 2
+
+
+def test_a_stack_is_learnt_whole(tmp_path) -> None:
+    data = noisy(tmp_path / "data", (16, 48, 48), 2)
+    for path in data.iterdir():
+        pixels = tifffile.imread(path)
+        tifffile.imwrite(path, pixels, ome=True, metadata={"axes": "ZYX"})
+    overrides = SHORT | {"method": "noise2void_3d", "network.base": 4, "train.crop": [16, 32, 32], "train.steps": 10}
+    trained = train("noise2void", data, overrides=overrides, out=tmp_path / "run", tell=print)
+    model = load(trained.model)
+    assert model.dimensions == 3
+    assert restore(data / "0.tif", model).shape == (16, 48, 48)
+
+
+def test_lines_keep_their_direction(tmp_path) -> None:
+    from abbe.learn import describe, find_noisy_images, starting_method
+
+    data = noisy(tmp_path / "data")
+    for name, turned in (("structn2v", False), ("noise2void", True)):
+        recipe = load_recipe(name, SHORT | {"method": f"{name}_tiny", "data.paths": [str(data)]})
+        pieces = settle_noisy(recipe, find_noisy_images(recipe), print)
+        method = starting_method(recipe, describe(recipe))
+        assert noisy_training_data(recipe, method, pieces).config.quarter_turns is turned
+
+
+def test_two_channels_have_two_networks(tmp_path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).poisson(50, (2, 96, 96)).astype(np.uint16)
+    tifffile.imwrite(folder / "a.tif", pixels, ome=True, metadata={"axes": "CYX"})
+    overrides = SHORT | {"method": "noise2void_tiny", "train.steps": 4}
+    model = load(train("noise2void", folder, overrides=overrides, out=tmp_path / "run", tell=print).model)
+    assert model.method.in_channels == 2
+    assert restore(folder / "a.tif", model).shape == (2, 96, 96)
+    with pytest.raises(AbbeError, match="made for 2"):
+        restore(pixels[0], model)
+
+
+def test_recipes_of_noisy_images_begin() -> None:
+    names = {summary.name for summary in list_recipes()}
+    assert {"noise2void", "n2v2", "structn2v", "noise2void_bsd68"} <= names
+
+
+def test_no_images(tmp_path) -> None:
+    with pytest.raises(AbbeError, match="--data FOLDER"):
+        train("noise2void", out=tmp_path / "run", tell=print)
+    (tmp_path / "test").mkdir()
+    noisy(tmp_path / "test")
+    with pytest.raises(AbbeError, match="only images for testing"):
+        train("noise2void", tmp_path, out=tmp_path / "run", tell=print)

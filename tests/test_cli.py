@@ -14,9 +14,12 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from cyclopts.help import InlineText
+from rich.text import Text
 
 from abbe import batch as batch_module
 from abbe.cli import main as cli
+from abbe.cli.help import joined
 from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png
@@ -378,6 +381,13 @@ def test_info_models_recipes_and_show(run: Callable[..., Ran], bright_file: Path
 def test_help_keeps_placeholders(run: Callable[..., Ran]) -> None:
     assert "<name>_restored.tif" in run("restore", "--help").out
     assert "<stem>_labels.tif" in run("measure", "--help").out
+
+
+def test_help_flows(run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that ends in the code where its margin is does not end there in a column."""
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "hides the neighbours that share it." in run("restore", "--help").out
+    assert joined(InlineText(Text("one\n    two\n\nthree"))).primary_renderable.plain == "one two\n\nthree"
 
 
 def test_version_and_help(run: Callable[..., Ran]) -> None:

@@ -10,9 +10,11 @@ import tifffile
 import torch
 from torch import nn
 
+from abbe import restoration
 from abbe.api import evaluate, restore, segment
 from abbe.batch import Outputs
 from abbe.data.read import read
+from abbe.data.write import write_png
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
 from abbe.methods.restoration.dncnn import VARIANTS, build
@@ -130,3 +132,33 @@ def test_folder_of_images(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
     again = restore_files([folder], Outputs(tmp_path / "out"), tmp_path / "m.safetensors")
     assert again.skipped == 1
+
+
+def test_a_large_image_lies_in_a_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(restoration, "IN_MEMORY", 0)
+    image = np.random.default_rng(0).integers(0, 60000, (3, 50, 60)).astype(np.uint16)
+    found = Restorer(model()).restore(read(image, axes="ZYX"), settings(tile=32), work=tmp_path)
+    assert isinstance(found.pixels, np.memmap)
+    np.testing.assert_array_equal(found.pixels, image)
+    told: list[float] = []
+    Restorer(model()).restore(read(image, axes="ZYX"), settings(tile=32), progress=told.append)
+    assert told[-1] == 1
+    assert told == sorted(told)
+
+
+def test_colours_stay_colours(tmp_path) -> None:
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    write_png(tmp_path / "a.png", image)
+    path = save_model(tmp_path / "m.safetensors", *tiny())
+    restore_files([tmp_path / "a.png"], Outputs(tmp_path / "out"), path)
+    with tifffile.TiffFile(tmp_path / "out" / "a_restored.tif") as tiff:
+        assert tiff.pages[0].photometric == tifffile.PHOTOMETRIC.RGB
+    found = read(tmp_path / "out" / "a_restored.tif")
+    assert found.rgb
+    assert found.n_channels == 3
+
+
+def tiny():
+    torch.manual_seed(0)
+    method = Restoration(build(VARIANTS["dncnn_tiny"]))
+    return method.state_dict(), DESCRIPTION

@@ -58,7 +58,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from abbe.export.export import Exported
-    from abbe.learn import Trained
+    from abbe.lesson import Trained
 
 
 def load(name: str | Path = "nuclei") -> Model:

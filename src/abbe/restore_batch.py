@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ class RestoreBatch(Batch):
 
     def told(self, row: dict[str, Any]) -> str:
         """Say what the noise was and is."""
+        if math.isnan(row["noise_before"] + row["noise_after"]):
+            return "restored"  # too small to measure its noise
         return f"noise {row['noise_before']:.4g} to {row['noise_after']:.4g}"
 
     def write_one(self, item: Input, found: Restored) -> dict[str, Any]:  # type: ignore[override]

@@ -10,6 +10,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter
 
 from abbe import __version__
+from abbe.cli.help import Flowing
 from abbe.cli.images import classify, demo, embed, info, measure, restore, segment
 from abbe.cli.models import convert, doctor, export, models, show
 from abbe.cli.training import evaluate, recipes, reproduce, train
@@ -24,6 +25,7 @@ VERBS = (
 app = App(
     default_parameter=Parameter(negative=()),
     name="abbe",
+    help_formatter=Flowing(),
     help_format="plaintext",  # as markup, <name> in a text would be taken for a tag and left out
     help="Deep-learning image analysis for microscopy: counts and measurements from a folder of images.",
     version=__version__,

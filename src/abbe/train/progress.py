@@ -59,8 +59,8 @@ class Bar:
         columns = ("training", BarColumn(), "{task.completed}/{task.total}", "{task.fields[left]} left")
         summary = TextColumn("{task.fields[summary]}", markup=False)
         self._bar = Progress(*columns, summary, console=Console(stderr=True), refresh_per_second=4)
-        fields = {"left": "?", "summary": ""}
-        self._task = self._bar.add_task("training", total=clock.total, completed=clock.start, **fields)
+        task: dict[str, Any] = {"total": clock.total, "completed": clock.start, "left": "?", "summary": ""}
+        self._task = self._bar.add_task("training", **task)
         self._bar.start()
 
     def show(self, step: int, summary: str) -> None:

@@ -143,7 +143,8 @@ def read_kernels(path: Path) -> list[np.ndarray]:
 def by_model(file: Path | str) -> Callable[[np.ndarray], np.ndarray]:
     """Deblur (C, Y, X) with a model as its file says."""
     model: Any = abbe.load(file)
-    predictor, normalization = Predictor(model.method, device="cpu"), Normalization(**model.description.normalization)
+    predictor = Predictor(model.method, device="cpu", precision="float32")
+    normalization = Normalization(**model.description.normalization)
 
     def sharpen(image: np.ndarray) -> np.ndarray:
         known = normalization.kind == "range"  # then 0 and 1 stay, though noise leaves them

@@ -105,7 +105,7 @@ def train_all(workers: Sequence[Worker], arguments: argparse.Namespace) -> list[
     for seed in range(arguments.seeds):
         order = list(zip(workers, seconds, strict=True))
         for worker, found in order if seed % 2 == 0 else reversed(order):
-            options = vars_of_abbe(arguments) if worker.name == "abbe" else None
+            options = hiding(arguments) if worker.name == "abbe" else None
             found.append(worker.do("train", seed=seed, **size, options=options))
             print(f"seed {seed}: {worker.name} trained in {found[-1]:.0f} s", file=sys.stderr, flush=True)
             for precision in precisions(worker):
@@ -113,7 +113,7 @@ def train_all(workers: Sequence[Worker], arguments: argparse.Namespace) -> list[
     return seconds
 
 
-def vars_of_abbe(arguments: argparse.Namespace) -> dict[str, float]:
+def hiding(arguments: argparse.Namespace) -> dict[str, float]:
     """Give what was asked for beside the method's own options."""
     return {name: value for name in ("share", "radius") if (value := getattr(arguments, name)) is not None}
 

@@ -46,6 +46,7 @@ class Abbe:
         self, seed: int, epochs: int, steps: int, batch: int, patch: int, options: dict[str, Any] | None = None
     ) -> float:
         """Train on the images in ``train.npy`` for so many epochs of so many steps; give the seconds."""
+        from abbe.train.checkpoint import load_into, load_weights
         from abbe.train.fit import fit
         from abbe.train.recipe import TrainConfig
 
@@ -65,7 +66,8 @@ class Abbe:
         )
         samples = self._samples(np.load(self.folder / "train.npy"))
         sets = [self._patches(method, samples, patch, n, s) for n, s in ((steps * batch, seed), (VALIDATION, seed + 1))]
-        fit(method, *sets, config, self.folder / f"abbe-{seed}-{int(begin)}", progress=False)
+        result = fit(method, *sets, config, self.folder / f"abbe-{seed}", progress=False)
+        load_into(method, load_weights(result.last_path))  # the loss at noisy pixels tells no better one
         self._adopt(method)
         return time.perf_counter() - begin
 

@@ -18,7 +18,73 @@ from programs import ALLOCATOR
 Times = list[float]
 
 
-class Contender:
+class Worker:
+    """A process that reads commands, one line of JSON each, and answers each with one line of JSON.
+
+    Parameters
+    ----------
+    name
+        What to call it.
+    command
+        What to run.
+    tuned
+        Whether it runs with Abbe's allocator setting.
+    log
+        File for what it prints besides; nowhere unless given.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, tuned: bool, log: Path | None = None):
+        self.name, self.tuned, self.log = name, tuned, log
+        with open(log or os.devnull, "w") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | (ALLOCATOR if tuned else {}),
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def do(self, name: str, **options: Any) -> Any:
+        """Run a command of the worker."""
+        self.send(name, **options)
+        return self.answer()
+
+    def send(self, name: str, **options: Any) -> None:
+        """Begin a command."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # then there is no answer either
+            print(json.dumps({"do": name, **options}), file=self._process.stdin, flush=True)
+
+    def answer(self) -> Any:
+        """Wait for what a command gives.
+
+        Raises
+        ------
+        RuntimeError
+            Where the worker has ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            told = self.log.read_text().strip().splitlines() if self.log else []
+            raise RuntimeError(f"{self.name}: {told[-1] if told else 'the worker ended; is the library installed?'}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """Let the worker end."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # of one that has ended
+            self._process.stdin.close()
+        self._process.wait()
+
+
+class Contender(Worker):
     """A worker process with the networks of one library.
 
     Parameters
@@ -37,42 +103,10 @@ class Contender:
     """
 
     def __init__(self, library: str, arguments: argparse.Namespace, *, tuned: bool):
-        self.library, self.tuned = library, tuned
-        worker = Path(__file__).with_name("contender_worker.py")
-        self._process = subprocess.Popen(
-            [sys.executable, str(worker), library, str(arguments.threads), arguments.device, arguments.clock],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | (ALLOCATOR if tuned else {}),
-        )
-
-    def do(self, name: str, **options: Any) -> Any:
-        """Run a command of the worker."""
-        self.send(name, **options)
-        return self.answer()
-
-    def send(self, name: str, **options: Any) -> None:
-        """Begin a command."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # then there is no answer either
-            print(json.dumps({"do": name, **options}), file=self._process.stdin, flush=True)
-
-    def answer(self) -> Any:
-        """Wait for what a command gives."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.library}: the worker ended; is the library installed?")
-        return json.loads(line)
-
-    def close(self) -> None:
-        """Let the worker end."""
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # of one that has ended
-            self._process.stdin.close()
-        self._process.wait()
+        self.library = library
+        worker = str(Path(__file__).with_name("contender_worker.py"))
+        options = [library, str(arguments.threads), arguments.device, arguments.clock]
+        super().__init__(library, [sys.executable, worker, *options], tuned=tuned)
 
 
 def start(stack: ExitStack, libraries: Sequence[str], arguments: argparse.Namespace, *, tuned: bool) -> list[Contender]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,23 @@ def watch(command: Sequence[str]) -> Run:
     """Run a command to its end and sample its memory; its output goes where ours goes."""
     start = time.perf_counter()
     process = subprocess.Popen(command)
-    run, ended = Run(), threading.Event()
-    sampler = threading.Thread(target=_sample, args=(process.pid, run, ended))
-    sampler.start()
-    run.exit_code = process.wait()
+    with sampled(process.pid) as run:
+        run.exit_code = process.wait()
     run.seconds = time.perf_counter() - start
-    ended.set()
-    sampler.join()
     return run
+
+
+@contextmanager
+def sampled(pid: int) -> Iterator[Run]:
+    """Sample the memory of a process and those it starts within a ``with`` block."""
+    run, ended = Run(), threading.Event()
+    sampler = threading.Thread(target=_sample, args=(pid, run, ended))
+    sampler.start()
+    try:
+        yield run
+    finally:
+        ended.set()
+        sampler.join()
 
 
 def _sample(pid: int, run: Run, ended: threading.Event) -> None:

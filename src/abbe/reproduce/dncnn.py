@@ -13,6 +13,7 @@ PSNR is that of values neither rounded nor clipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,8 @@ from abbe.reproduce.denoising import Course, Exam, Lesson, train, white_exam
 from abbe.reproduce.pace import Pace
 from abbe.reproduce.photographs import Photographs, load_photographs
 
+LEAST_SCALE = 0.025
+"""Of a norm when it is drawn, by its size, as in the authors' code."""
 BOTH = "residual and norm"
 VARIANTS = {
     BOTH: {"residual": True, "batch_norm": True},
@@ -109,7 +112,7 @@ class Trials:
         """Train a network on a range of levels; gives it, and its PSNR at :data:`SIGMA` by step."""
         seed, budget = self.seed if seed is None else seed, self.budget
         torch.manual_seed(seed)
-        network = build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant]))
+        network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])))
         objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))  # type: ignore[call-overload]
         rate = budget.rates[optimizer]
         optimizers = {
@@ -124,6 +127,23 @@ class Trials:
 
     def _tell(self, name: str, summary: str) -> None:
         self.pace.step(f"{name}: {summary}")
+
+
+@torch.no_grad()
+def redrawn(network: DnCNN) -> DnCNN:
+    """Draw all weights anew as the authors' code does, and give the same network.
+
+    Scales of a norm are drawn like the weights behind it, and so small that a fresh network with ``residual`` nearly
+    gives its input back; with the usual 1 it adds noise of its own, which takes most of a short training to unlearn.
+    """
+    deviation = math.sqrt(2 / (9 * network.layers[0].out_channels))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=deviation)
+        if isinstance(module, nn.BatchNorm2d):
+            scale = torch.randn_like(module.weight) * deviation
+            module.weight.copy_(scale.abs().clamp(min=LEAST_SCALE).copysign(scale))
+    return network
 
 
 def try_variants(trials: Trials) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class Found:
     """Made without pyplot, so that nothing of it stays behind."""
 
 
+PHOTOGRAPHS = "a folder of good images, of 128 x 128 pixels or more"
+
 CLAIMS: dict[str, Claim] = {
     "resnet": Claim(
         "resnet",
@@ -100,6 +102,30 @@ CLAIMS: dict[str, Claim] = {
         "Scores of rotary positions depend on the distance alone, fall with it, and learn faster than sinusoids.",
         "arXiv:2104.09864",
         4,
+    ),
+    "dncnn": Claim(
+        "dncnn",
+        "abbe.reproduce.dncnn",
+        "Residual learning and batch norm together beat either alone; one blind network covers many levels of noise.",
+        "arXiv:1608.03981",
+        4,
+        PHOTOGRAPHS,
+    ),
+    "noise2void": Claim(
+        "noise2void",
+        "abbe.reproduce.noise2void",
+        "Without clean images nearly as good as with them, unless neighbours share the noise, which StructN2V mends.",
+        "arXiv:1811.10980",
+        4,
+        PHOTOGRAPHS,
+    ),
+    "nafnet": Claim(
+        "nafnet",
+        "abbe.reproduce.nafnet",
+        "A network without activation functions loses nothing.",
+        "arXiv:2204.04676",
+        4,
+        PHOTOGRAPHS,
     ),
 }
 

@@ -1,0 +1,267 @@
+"""What the paper of DnCNN claims, tried small: two ideas that need each other, and one network for all levels of noise.
+
+Zhang, Zuo, Chen, Meng, Zhang, "Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising", IEEE
+Transactions on Image Processing 2017, arXiv:1608.03981. Its Figure 2: of four networks, with residual learning and
+batch normalisation, with one of them and with neither, the first ends best, by stochastic gradient descent and by Adam.
+Its Section IV: a blind network, trained on levels of noise from 0 to 55, is nearly as good as one that was trained on
+the level alone.
+
+Against the paper: networks of less depth and width, hundreds of steps of a few crops in place of 50 epochs of 1,600
+batches of 128, rates that fall as half a cosine, gradients cut at a length, and the same depth for the blind network.
+PSNR is that of values neither rounded nor clipped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+
+from abbe.methods.restoration.dncnn import DnCNN, DnCNNConfig, build
+from abbe.methods.restoration.restore import Restoration, RestorationOptions
+from abbe.reproduce.claims import ClaimSettings, Found
+from abbe.reproduce.denoising import Course, Exam, Lesson, train, white_exam
+from abbe.reproduce.pace import Pace
+from abbe.reproduce.photographs import Photographs, load_photographs
+
+LEAST_SCALE = 0.025
+"""Of a norm when it is drawn, by its size, as in the authors' code."""
+BOTH = "residual and norm"
+VARIANTS = {
+    BOTH: {"residual": True, "batch_norm": True},
+    "residual alone": {"residual": True, "batch_norm": False},
+    "norm alone": {"residual": False, "batch_norm": True},
+    "neither": {"residual": False, "batch_norm": False},
+}
+COLOURS = dict(zip(VARIANTS, ("#b5392f", "#f2a541", "#3b6fb6", "#7a7a7a"), strict=True))
+SIGMA = 25.0
+"""The level of noise of the four networks, in 1/255."""
+SPECIALISTS = (15.0, 25.0, 50.0)
+"""Levels that have a network of their own."""
+RANGE = (0.0, 55.0)
+"""Of the levels of the blind network."""
+BLIND, INPUT = "blind", "noisy image"
+"""Names of the network for all levels, and of what it is given."""
+LEVELS = tuple(float(level) for level in range(5, 56, 5))
+"""At which they are measured."""
+NEARLY = 0.3
+"""Decibels by which the blind network may be worse than a specialist at its level."""
+COURSE = Course(steps=200, batch=8, crop=40, looks=8, warmup=10, clip=0.1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run costs; every network gets the same."""
+
+    course: Course = COURSE
+    """Training."""
+    seeds: int = 2
+    """Trainings of each of the four networks by each optimizer."""
+    depth: int = 12
+    """Convolutions; the paper has 17, and 20 for the blind one."""
+    width: int = 24
+    """Channels; the paper has 64."""
+    held_out: int = 12
+    """Squares to measure on."""
+    side: int = 96
+    """Their extents, in pixels."""
+    rates: dict[str, float] = field(default_factory=lambda: {"SGD": 0.1, "Adam": 1e-3})
+    """Highest learning rate of each optimizer, as in the paper."""
+
+
+def run(settings: ClaimSettings, tell: Callable[[str], None], budget: Budget | None = None) -> Found:
+    """Train the four networks by both optimizers, then the blind one and its rivals."""
+    chosen = budget or Budget()
+    photographs = load_photographs(settings.data, chosen.side, chosen.held_out, settings.seed)
+    tell(photographs.summary)
+    trainings = chosen.seeds * len(chosen.rates) * len(VARIANTS) + len(SPECIALISTS) + 1
+    trials = Trials(photographs, chosen, settings.seed, Pace(trainings * chosen.course.steps, tell))
+    curves, levels = try_variants(trials), try_levels(trials)
+    table = pd.concat([curves.assign(what="variants"), levels.assign(what="levels")], ignore_index=True)
+    return Found(*judge(curves, levels), table, draw(curves, levels, photographs.source))
+
+
+# --------------------------------------------------------------------------------------------------- the trainings
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all trainings share."""
+
+    photographs: Photographs
+    budget: Budget
+    seed: int
+    """Of the noise of the held-out squares, and the first of the trainings."""
+    pace: Pace
+
+    def exam(self, sigma: float) -> Exam:
+        """Add noise to the held-out squares; the same noise, but for its strength, at all levels."""
+        return white_exam(self.photographs.held_out, sigma, self.seed)
+
+    def learn(
+        self, variant: str, levels: tuple[float, float], optimizer: str = "Adam", seed: int | None = None
+    ) -> tuple[DnCNN, pd.DataFrame]:
+        """Train a network on a range of levels; gives it, and its PSNR at :data:`SIGMA` by step."""
+        seed, budget = self.seed if seed is None else seed, self.budget
+        torch.manual_seed(seed)
+        network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])))
+        objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))  # type: ignore[call-overload]
+        rate = budget.rates[optimizer]
+        optimizers = {
+            "SGD": lambda: torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=1e-4),
+            "Adam": lambda: torch.optim.Adam(network.parameters(), rate),
+        }
+        name = f"{variant} by {optimizer}, noise {' to '.join(f'{level:g}' for level in dict.fromkeys(levels))}"
+        told = partial(self._tell, name)
+        lesson = Lesson(self.photographs.train)
+        curve = train(objective, optimizers[optimizer](), lesson, budget.course, self.exam(SIGMA), seed, told)
+        return network, curve
+
+    def _tell(self, name: str, summary: str) -> None:
+        self.pace.step(f"{name}: {summary}")
+
+
+@torch.no_grad()
+def redrawn(network: DnCNN) -> DnCNN:
+    """Draw all weights anew as the authors' code does, and give the same network.
+
+    Scales of a norm are drawn like the weights behind it, and so small that a fresh network with ``residual`` nearly
+    gives its input back; with the usual 1 it adds noise of its own, which takes most of a short training to unlearn.
+    """
+    deviation = math.sqrt(2 / (9 * network.layers[0].out_channels))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=deviation)
+        if isinstance(module, nn.BatchNorm2d):
+            scale = torch.randn_like(module.weight) * deviation
+            module.weight.copy_(scale.abs().clamp(min=LEAST_SCALE).copysign(scale))
+    return network
+
+
+def try_variants(trials: Trials) -> pd.DataFrame:
+    """Train the four networks: ``optimizer``, ``network``, ``seed``, ``step`` and ``psnr`` on the way."""
+    curves = []
+    seeds = range(trials.seed, trials.seed + trials.budget.seeds)
+    for seed, optimizer, variant in product(seeds, trials.budget.rates, VARIANTS):
+        _, curve = trials.learn(variant, (SIGMA, SIGMA), optimizer, seed)
+        curves.append(curve.assign(optimizer=optimizer, network=variant, seed=seed))
+    return pd.concat(curves, ignore_index=True)
+
+
+def try_levels(trials: Trials) -> pd.DataFrame:
+    """Train the blind network and the specialists: ``network``, ``sigma`` and ``psnr`` at each of the levels."""
+    networks: dict[str, nn.Module] = {INPUT: nn.Identity(), BLIND: trials.learn(BOTH, RANGE)[0]}
+    networks |= {specialist(sigma): trials.learn(BOTH, (sigma, sigma))[0] for sigma in SPECIALISTS}
+    rows = []
+    for sigma in LEVELS:
+        exam = trials.exam(sigma)
+        for name, network in networks.items():
+            rows.append({"network": name, "sigma": sigma, "psnr": float(exam.psnr(network).mean())})
+    return pd.DataFrame(rows)
+
+
+def specialist(sigma: float) -> str:
+    """Name the network of a level."""
+    return f"trained at {sigma:g}"
+
+
+# --------------------------------------------------------------------------------------------------- what came of it
+
+
+def judge(curves: pd.DataFrame, levels: pd.DataFrame) -> tuple[bool, str]:
+    """Hold the numbers against both claims.
+
+    They hold where the network with both ideas ends above the other three by either optimizer and with every seed; and
+    where the blind one is better than its input at all levels, at the level of each specialist at most
+    :data:`NEARLY` worse than it, and better than each over all levels.
+    """
+    ahead = leads(curves)
+    together, told = bool((ahead > 0).all()), []
+    final = curves.groupby(["optimizer", "network", "seed"])["psnr"].last().groupby(["optimizer", "network"]).mean()
+    for optimizer in ahead.index.unique("optimizer"):
+        ends = ", ".join(f"{name} {final[optimizer, name]:.2f}" for name in VARIANTS)
+        told.append(f"{optimizer}: {ends} dB, the first ahead of the best other by {spread(ahead[optimizer])}")
+    one, covers = judge_levels(levels)
+    verdict = "both ideas together end best with every seed" if together else "both together do not always end best"
+    return together and one, f"{verdict} ({'; '.join(told)}); {covers}."
+
+
+def leads(curves: pd.DataFrame) -> pd.Series:
+    """Give by how much the network with both ideas ends above the best other, by ``optimizer`` and ``seed``."""
+    final = curves.groupby(["optimizer", "seed", "network"])["psnr"].last().unstack()
+    return final[BOTH] - final.drop(columns=BOTH).max(axis=1)
+
+
+def spread(values: pd.Series) -> str:
+    """Write the smallest and the largest of some differences."""
+    return " to ".join(f"{value:+.2f}" for value in dict.fromkeys((values.min(), values.max())))
+
+
+def judge_levels(levels: pd.DataFrame) -> tuple[bool, str]:
+    """Say whether the blind network covers the levels of noise."""
+    psnr = levels.pivot(index="sigma", columns="network", values="psnr")
+    over_input = psnr[BLIND] - psnr[INPUT]
+    at_home = pd.Series({sigma: psnr.loc[sigma, BLIND] - psnr.loc[sigma, specialist(sigma)] for sigma in SPECIALISTS})
+    abroad = pd.Series({sigma: (psnr[BLIND] - psnr[specialist(sigma)]).mean() for sigma in SPECIALISTS})
+    holds = bool((over_input > 0).all() and (at_home >= -NEARLY).all() and (abroad > 0).all())
+    home = ", ".join(f"{value:+.2f} at {sigma:g}" for sigma, value in at_home.items())
+    away = ", ".join(f"{value:+.2f}" for value in abroad)
+    sentence = (
+        f"one blind network {'covers' if holds else 'does not cover'} noise from {LEVELS[0]:g} to {LEVELS[-1]:g}: "
+        f"{spread(over_input)} dB against the noisy image, {home} against the network of that level alone, and {away} "
+        f"over all levels"
+    )
+    return holds, sentence
+
+
+# ------------------------------------------------------------------------------------------------------- the figure
+
+
+def draw(curves: pd.DataFrame, levels: pd.DataFrame, source: str) -> Figure:
+    """Draw PSNR by step for each optimizer, as the paper's Figure 2, and PSNR by level of noise."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    *left, right = figure.subplots(1, 3)
+    noisy = float(levels.query("network == @INPUT and sigma == @SIGMA")["psnr"].iloc[0])
+    for axes, (optimizer, part) in zip(left, curves.groupby("optimizer", sort=False)):
+        draw_curves(axes, part, noisy)
+        axes.set(title=f"{optimizer}, noise of {SIGMA:g}", xlabel="step", ylabel="PSNR (dB)")
+    highest = curves["psnr"].max()
+    for axes in left:
+        axes.set_ylim(noisy - 2, highest + 0.4)
+    left[0].legend(frameon=False, fontsize=8, loc="lower right")
+    draw_levels(right, levels)
+    for axes in (*left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"held-out squares, {source}", fontsize=9)
+    return figure
+
+
+def draw_curves(axes: Axes, part: pd.DataFrame, noisy: float) -> None:
+    """Draw the four networks' means over seeds, and each seed as a thin line."""
+    for name, colour in COLOURS.items():
+        by_step = part[part["network"] == name].pivot(index="step", columns="seed", values="psnr")
+        axes.plot(by_step.index, by_step, color=colour, linewidth=0.6, alpha=0.6)
+        axes.plot(by_step.index, by_step.mean(axis=1), color=colour, marker="o", markersize=3, label=name)
+    axes.axhline(noisy, color="black", linestyle=":", linewidth=1, label="noisy image")
+
+
+def draw_levels(axes: Axes, levels: pd.DataFrame) -> None:
+    """Draw what each network gains over the noisy image by level of noise."""
+    psnr = levels.pivot(index="sigma", columns="network", values="psnr")
+    gains = psnr.drop(columns=INPUT).sub(psnr[INPUT], axis=0)
+    for sigma, colour in zip(SPECIALISTS, ("#7fb3d5", "#3b6fb6", "#1b2f5c")):
+        axes.plot(gains.index, gains[specialist(sigma)], color=colour, linewidth=1, label=specialist(sigma))
+        axes.plot([sigma], [gains.loc[sigma, specialist(sigma)]], "o", color=colour, markersize=5)
+    axes.plot(gains.index, gains[BLIND], color=COLOURS[BOTH], linewidth=2, label="blind: trained from 0 to 55")
+    axes.axhline(0, color="black", linestyle=":", linewidth=1, label="noisy image")
+    axes.set(title="one network for many levels", xlabel="noise (of 255)", ylabel="gain in PSNR (dB)")
+    axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,98 @@
+"""DnCNN's claims: the verdict follows from the numbers, and a tiny run gives them all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from abbe.reproduce.claims import ClaimSettings
+from abbe.reproduce.denoising import Course
+from abbe.reproduce.dncnn import (
+    BLIND,
+    BOTH,
+    INPUT,
+    LEVELS,
+    NEARLY,
+    SPECIALISTS,
+    VARIANTS,
+    Budget,
+    judge,
+    judge_levels,
+    run,
+    specialist,
+)
+
+TINY = Budget(Course(2, 2, 16, 2, 1, 1.0), seeds=1, depth=3, width=4, held_out=2, side=16)
+OPTIMIZERS = ("SGD", "Adam")
+
+
+def curves(ends: dict[tuple[str, str, int], float]) -> pd.DataFrame:
+    """Curves that end so, by optimizer, network and seed; all of them begin at 50 dB, which has not to count."""
+    rows = [{"optimizer": o, "network": n, "seed": s, "step": 2, "psnr": psnr} for (o, n, s), psnr in ends.items()]
+    return pd.DataFrame([{**row, "step": 1, "psnr": 50.0} for row in rows] + rows)
+
+
+def levels(at_home: float = 0.0, abroad: float = 3.0, over_input: float = 5.0) -> pd.DataFrame:
+    """Levels at which the blind network differs from the specialists, at their own and at others."""
+    rows = []
+    for sigma in LEVELS:
+        rows += [(INPUT, sigma, 20.0), (BLIND, sigma, 20 + over_input)]
+        for own in SPECIALISTS:
+            rows.append((specialist(own), sigma, 20 + over_input - (at_home if own == sigma else abroad)))
+    return pd.DataFrame(rows, columns=["network", "sigma", "psnr"])
+
+
+@given(st.lists(st.floats(10, 40), min_size=16, max_size=16))
+@settings(max_examples=40, deadline=None)
+def test_both_ideas_have_to_be_ahead_with_each_optimizer_and_seed(psnr: list[float]):
+    ends = dict(zip(product(OPTIMIZERS, VARIANTS, (0, 1)), psnr, strict=True))
+    best = all(
+        ends[optimizer, BOTH, seed] > max(ends[optimizer, other, seed] for other in VARIANTS if other != BOTH)
+        for optimizer, seed in product(OPTIMIZERS, (0, 1))
+    )
+    assert judge(curves(ends), levels())[0] == best
+
+
+@pytest.mark.parametrize(
+    ("found", "holds"),
+    [
+        ({}, True),
+        ({"at_home": -NEARLY + 0.01}, True),
+        ({"at_home": -NEARLY - 0.01}, False),
+        ({"abroad": -0.5}, False),
+        ({"over_input": -0.1}, False),
+    ],
+)
+def test_the_blind_network_has_to_cover_all_levels(found: dict[str, float], holds: bool):
+    verdict, sentence = judge_levels(levels(**found))
+    assert verdict == holds
+    assert ("does not cover" in sentence) != holds
+
+
+def test_a_tiny_run_gives_table_and_figure_and_repeats_itself():
+    tables = []
+    for _ in range(2):
+        told: list[str] = []
+        found = run(ClaimSettings(seed=3), told.append, TINY)
+        tables.append(found.table)
+    variants, measured = (found.table[found.table["what"] == what] for what in ("variants", "levels"))
+    assert set(zip(variants["optimizer"], variants["network"])) == set(product(OPTIMIZERS, VARIANTS))
+    assert set(variants["seed"]) == {3}
+    assert len(measured) == len(LEVELS) * (2 + len(SPECIALISTS))
+    assert len(found.figure.axes) == 3
+    assert "100%" in told[-1]
+    assert found.sentence.endswith(".")
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_the_networks_of_a_seed_begin_alike_and_others_do_not():
+    once, twice = (run(ClaimSettings(), lambda line: None, replace(TINY, seeds=seeds)) for seeds in (1, 2))
+    tables = [found.table[found.table["what"] == "variants"] for found in (once, twice)]
+    ends = tables[1].groupby(["optimizer", "network", "seed"])["psnr"].last().unstack()
+    assert (ends[0] != ends[1]).all()
+    assert (tables[0].groupby(["optimizer", "network"])["psnr"].last() == ends[0]).all()

@@ -27,6 +27,7 @@ ROOMS = (
     *(
         "report",
         "batch",
+        "together",
         "segmentation",
         "job",
         "cluster",
@@ -42,7 +43,9 @@ ROOMS = (
         "restoration",
         "restore_batch",
         "adopt",
+        "conversion",
         "evaluation",
+        "learn_input",
         "learn_classes",
         "learn_restoration",
         "learn_sequences",

@@ -147,9 +147,7 @@ def test_classes_without_names_have_numbers(
 def test_what_knows_no_classes_is_not_asked_for_them(file: Path, tmp_path: Path) -> None:
     picture = np.zeros((32, 32, 3), np.uint8)
     fresh = abbe.convert(file, tmp_path / "fresh.safetensors", "resnet_tiny", num_classes=7)
-    with pytest.raises(
-        AbbeError, match="'fresh' has a last layer that was never trained, so it cannot tell its 7 classes"
-    ):
+    with pytest.raises(AbbeError, match="'fresh' has a last layer that was never trained, so it cannot tell 7 classes"):
         abbe.classify(picture, fresh, size=32)
     bare = abbe.convert(file, tmp_path / "bare.safetensors", "resnet_tiny", num_classes=0)
     with pytest.raises(AbbeError, match="'bare' gives features and tells no classes; use it with `abbe embed`"):

@@ -217,9 +217,9 @@ def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Le
 
 def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on images in folders of classes."""
+    colours = settle_input(recipe, tell)
     source = find_class_source(recipe, _known_classes(recipe), tell)
     settle_options(recipe, source)
-    colours = settle_input(recipe, tell)
     description = describe(recipe)
     description.colours = colours
     method = starting_method(recipe, description, tell)

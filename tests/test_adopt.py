@@ -17,7 +17,6 @@ import abbe
 from abbe.adopt import fit_channels
 from abbe.errors import AbbeError
 from abbe.methods.backbones import convnext, resnet
-from abbe.weights.file import read_model
 from abbe.weights.tables import convnext as convnext_tables
 from abbe.weights.tables import resnet as resnet_tables
 
@@ -161,35 +160,3 @@ def test_a_published_file_that_is_not_there_is_told(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("ABBE_WEIGHTS", str(tmp_path))
     with pytest.raises(AbbeError, match=r"download https://download\.pytorch\.org/models/resnet18-f37072fd\.pth"):
         abbe.create("resnet18", weights="resnet18-f37072fd.pth")
-
-
-def test_converted_weights_are_a_model_of_their_own(file: Path, network: Any, tmp_path: Path) -> None:
-    stored = abbe.convert(file, tmp_path / "mine.safetensors", "resnet_tiny")
-    _, description = read_model(stored)
-    assert (description.name, description.network, description.objective) == ("mine", "resnet_tiny", "classification")
-    assert torch.equal(abbe.create("resnet_tiny", weights=stored).eval()(image()), network(image()))
-    grey = abbe.convert(file, tmp_path / "grey.safetensors", "resnet_tiny", in_channels=1)
-    assert abbe.create("resnet_tiny", weights=grey).stem[0].weight.shape[1] == 1  # its file says so
-
-
-def test_what_is_known_of_a_file_goes_into_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = {"num_classes": 21841, "depths": (1, 1, 1, 1), "widths": (2, 2, 2, 2)}
-    config = convnext.ConvNeXtConfig(**wide)
-    path = tmp_path / "convnext_tiny_22k_224.pth"
-    torch.save({"model": convnext_tables.LAYOUTS[0].to_theirs(convnext.build(config).state_dict(), {})}, path)
-    small = {name: wide[name] for name in ("depths", "widths")}
-    _, description = read_model(abbe.convert(path, tmp_path / "a.safetensors", **small))
-    assert description.network == "convnext_tiny"
-    assert description.config["num_classes"] == 21841
-    assert description.licence == "MIT"
-    assert description.data == ["ImageNet-22k, as https://dl.fbaipublicfiles.com/convnext/convnext_tiny_22k_224.pth"]
-    assert description.colours == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "size": 224}
-    assert description.normalization == {"kind": "range"}
-    assert description.options == {"size": 224}
-
-
-def test_convert_tells_what_it_needs(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(AbbeError, match=r"theirs\.pth: not the name of a published file; give its network"):
-        abbe.convert(file, tmp_path / "a.safetensors")
-    with pytest.raises(AbbeError, match="stored as .safetensors"):
-        abbe.convert(file, tmp_path / "a.pth", "resnet_tiny")

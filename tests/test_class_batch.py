@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from abbe.classification import Classifier
+from abbe.class_batch import ClassBatch
 from abbe.cli.main import main
 
 
@@ -85,15 +85,15 @@ def test_known_classes_come_from_a_table(classify: Callable[..., Any], texture_f
 def test_ctrl_c_keeps_what_is_finished(
     classify: Callable[..., Any], texture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = Classifier.images, []
+    whole, calls = ClassBatch.write_one, []
 
-    def stops(self: Classifier, *arguments: Any) -> pd.DataFrame:
+    def stops(self: ClassBatch, *arguments: Any) -> dict[str, Any]:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
         return whole(self, *arguments)
 
-    monkeypatch.setattr(Classifier, "images", stops)
+    monkeypatch.setattr(ClassBatch, "write_one", stops)
     code, *_ = classify(texture_folder / "fine", "--out", tmp_path / "out")
     assert code == 130
     assert len(pd.read_csv(tmp_path / "out" / "images.csv")) == 3
@@ -129,3 +129,19 @@ def test_objects_of_masks_are_classified(classify: Callable[..., Any], textures:
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "2 objects with a known class" in report
     assert "Objects by class" in report
+
+
+def test_classes_without_names_are_told_first_and_in_the_report(
+    backbone_file: Callable[..., Path], texture_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = backbone_file("resnet_tiny", 32, name="bare")
+    words = ["classify", str(texture_folder / "fine"), "--model", str(model), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--device", "cpu", "--precision", "exact"])
+    told = capsys.readouterr().err
+    assert not ended.value.code
+    assert " ".join(told.split()).startswith(
+        "model 'bare' does not name its 3 classes; they are called by their numbers, from 'class 0' to 'class 2'"
+    )
+    assert "does not name its 3 classes" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert set(pd.read_csv(tmp_path / "out" / "images.csv")["class"]) <= {"class 0", "class 1", "class 2"}

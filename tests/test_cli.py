@@ -20,6 +20,7 @@ from rich.text import Text
 from abbe import batch as batch_module
 from abbe.cli import main as cli
 from abbe.cli.help import joined
+from abbe.cli.training import pair_up
 from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png
@@ -469,3 +470,10 @@ def test_export_says_what_it_wrote_and_refuses_the_rest(
     missing = run(*words, "--overwrite")
     assert missing.code == 2
     assert "pip install 'abbe[fast]'" in missing.err
+
+
+def test_settings_are_spelled_with_hyphens_or_underscores() -> None:
+    assert pair_up(["--start-from", "my-model", "--train.batch-size=4"]) == {
+        "start_from": "my-model",
+        "train.batch_size": "4",
+    }

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import abbe
-from abbe import embedding
+from abbe import views
 from abbe.data.image import Image
 from abbe.embedding import FEATURES, Embedder, layers_of
 from abbe.errors import AbbeError
@@ -98,12 +98,9 @@ def test_neither_order_nor_batch_changes_a_vector(model: Model, order: list[int]
     embedder = Embedder(model, EmbedSettings(**PLAIN))
     squares = [embedder.views.picture(Image(one, "CYX")) for one in pictures(7)]
     alone = np.concatenate([next(embedder.vectors([one])) for one in squares])
-    before = embedding.BATCH
-    try:
-        embedding.BATCH = batch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "TOGETHER", batch)
         together = np.concatenate(list(embedder.vectors(squares[place] for place in order)))
-    finally:
-        embedding.BATCH = before
     np.testing.assert_allclose(together, alone[order], rtol=1e-4, atol=1e-5)
 
 

@@ -27,6 +27,7 @@ ROOMS = (
     *(
         "report",
         "batch",
+        "together",
         "segmentation",
         "job",
         "cluster",
@@ -41,8 +42,10 @@ ROOMS = (
         "translation",
         "restoration",
         "adopt",
+        "conversion",
         "evaluation",
         "lesson",
+        "learn_input",
         "learn_classes",
         "learn_noisy",
         "learn_restoration",

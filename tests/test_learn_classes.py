@@ -144,6 +144,19 @@ def test_mistakes_are_told_before_training_begins(recipe: Path, textures: Any, t
     assert not (tmp_path / "run").exists()
 
 
+def test_an_image_to_train_on_that_is_in_test_too_is_told(recipe: Path, textures: Any, tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test")):
+        textures.write_folders(tmp_path / split, dict.fromkeys(textures.CLASSES, 6), seed)
+    told: list[str] = []
+    source = load_recipe(recipe, {"data.paths": [str(tmp_path)]})
+    find_class_source(source, None, told.append)
+    assert not any("the same image" in line for line in told)
+    copied = (tmp_path / "train" / "fine" / "g0_0.tif").read_bytes()
+    (tmp_path / "test" / "fine" / "copy.tif").write_bytes(copied)
+    find_class_source(source, None, told.append)
+    assert any(line.startswith("warning: the same image in train and test") and "copy.tif" in line for line in told)
+
+
 def test_equal_images_are_kept_together_where_we_divide(recipe: Path, textures: Any, tmp_path: Path) -> None:
     for place in ("one", "two"):
         textures.write_folders(tmp_path / place, dict.fromkeys(textures.CLASSES, 9))  # the same images twice

@@ -133,7 +133,7 @@ def test_what_cannot_be_shown_is_told(backbone_file: Write, bright: Model, publi
         views_of(bright)
     with pytest.raises(AbbeError, match="does not say how large its pictures are .0 px.; give their side"):
         views_of(load_model(backbone_file(size=0)))
-    assert views_of(load_model(backbone_file(size=0)), size=40).size == 40
+    assert views_of(load_model(backbone_file(size=0)), ClassifySettings(size=40)).size == 40
     with pytest.raises(AbbeError, match="has mean and std of 1 and 1 channels, but takes 3"):
         views_of(load_model(backbone_file(colours={"mean": [0.5], "std": [0.5]})))
     with pytest.raises(AbbeError, match="squares of side 0"):

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from abbe import __version__
 from abbe.errors import AbbeError
 from abbe.methods.catalog import ENTRIES, entry, module_of, published, tables_of, variant
 from abbe.train.settings import build_config
-from abbe.weights.file import Description, is_model, read_model, save_model
+from abbe.weights.file import Description, is_model, read_model
 from abbe.weights.foreign import read_foreign
 from abbe.weights.load import load_strict
 from abbe.weights.published import Published, check_hash, find_record, find_weights
@@ -39,6 +38,10 @@ class Adopted:
     """Of the file."""
     record: Published | None
     """What is known of the file; None where nobody told of it."""
+    untrained: bool = False
+    """Whether the last layer knows nothing, for it is random or zero."""
+    told: Description | None = None
+    """What a model of Abbe says of itself."""
 
 
 def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
@@ -64,68 +67,16 @@ def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
     record = find_record(path, records, name)
     if record is not None and record.sha256:
         check_hash(path, record)
-    told = dict(record.config) if record else {}
+    known_fields, description = dict(record.config) if record else {}, None
     if is_model(path):
-        tensors, told = _of_abbe(path, name)
+        tensors, description = _of_abbe(path)
+        known_fields = description.config if description.network == name else {}
     else:
-        tensors = _of_others(path, name, told | given)
-    config = _config(name, told | given)
+        tensors = _of_others(path, name, known_fields | given)
+    config = _config(name, known_fields | given)
     network = module_of(known.file).build(config)
-    _load(network, tensors, name, given, path)
-    return Adopted(network, config, path, record)
-
-
-def convert(weights: str | Path, to: str | Path, network: str | None, given: dict[str, Any]) -> Path:
-    """Store published weights as a model of Abbe, with their licence, data and normalisation where they are known.
-
-    Raises
-    ------
-    AbbeError
-        As :func:`adopt` does, and when ``network`` is not given and the name of the file does not tell it.
-    """
-    to = Path(to).expanduser()
-    if to.suffix != ".safetensors":
-        raise AbbeError(f"{to}: a model is stored as .safetensors; give a name that ends so")
-    if network is None:
-        found = find_record(weights, published())
-        if found is None:
-            raise AbbeError(f"{weights}: not the name of a published file; give its network with --network")
-        network = found.network
-    adopted = adopt(network, weights, given)
-    tensors = {f"network.{name}": tensor for name, tensor in adopted.network.state_dict().items()}
-    to.parent.mkdir(parents=True, exist_ok=True)
-    return save_model(to, tensors, _description(network, to.stem, adopted))
-
-
-def _description(network: str, name: str, adopted: Adopted) -> Description:
-    description = Description(
-        name=name,
-        network=network,
-        config=dataclasses.asdict(adopted.config),
-        objective=entry(network).objective,
-        data=[adopted.path.name],
-        abbe=__version__,
-    )
-    record = adopted.record
-    if description.objective == "classification":
-        _tell_input(description, record)
-    if record is not None:
-        description.licence = record.licence
-        description.data = [f"{record.data}, as {record.address}"]
-        description.metrics = {f"{record.tested}, as published": {"top-1 %": record.top1}} if record.top1 else {}
-    return description
-
-
-def _tell_input(description: Description, record: Published | None) -> None:
-    """Say in a description how pictures come to the network: their side, and their values as the publisher had them."""
-    config = description.config
-    size = record.size if record is not None else config.get("image_size", 0)
-    description.options = {"size": size} if size else {}
-    if record is not None:
-        channels = config["in_channels"]
-        colours = {"mean": fit_colours(record.mean, channels), "std": fit_colours(record.std, channels)}
-        description.colours = {**colours, "size": record.size}
-        description.normalization = {"kind": "range"}
+    fresh = _load(network, tensors, name, given, path)
+    return Adopted(network, config, path, record, fresh or _is_zero(network, name), description)
 
 
 def _config(name: str, fields: Mapping[str, Any]) -> Any:
@@ -133,11 +84,10 @@ def _config(name: str, fields: Mapping[str, Any]) -> Any:
     return build_config(type(base), dataclasses.asdict(base) | dict(fields), f"create({name!r})")
 
 
-def _of_abbe(path: Path, name: str) -> tuple[Tensors, dict[str, Any]]:
-    """Read a model of Abbe; its config counts where it is of the same network."""
+def _of_abbe(path: Path) -> tuple[Tensors, Description]:
+    """Read the network of a model of Abbe."""
     tensors, description = read_model(path)
-    inner = {key.removeprefix("network."): tensor for key, tensor in tensors.items()}
-    return inner, description.config if description.network == name else {}
+    return {key.removeprefix("network."): tensor for key, tensor in tensors.items()}, description
 
 
 def _of_others(path: Path, name: str, fields: Mapping[str, Any]) -> Tensors:
@@ -164,7 +114,8 @@ def _layout(keys: list[str], layouts: tuple[Layout, ...], name: str, path: Path)
         raise
 
 
-def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], path: Path) -> None:
+def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], path: Path) -> bool:
+    """Load tensors, fitted to what was given; tells whether the last layer has stayed random."""
     expected = network.state_dict()
     tables = tables_of(entry(name).file)
     fitted = dict(tensors) | {key: value for key, value in expected.items() if key.endswith(COUNTER)}
@@ -176,13 +127,24 @@ def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], p
         for key in _ending(tables):
             if key in fitted and key in expected:
                 fitted[key] = fit_outputs(fitted[key], expected[key].shape[0])
+    fresh = False
     if tables is not None and "num_classes" in given:
-        fitted = _fit_classes(fitted, expected, tables.HEAD, path)
+        fitted, fresh = _fit_classes(fitted, expected, tables.HEAD, path)
     try:
         load_strict(network, fitted, str(path))
     except AbbeError as error:
         hint = _hint(name, tensors) if tables is not None else ""
         raise AbbeError(f"{error}{hint}") from error
+    return fresh
+
+
+def _is_zero(network: Any, name: str) -> bool:
+    """Tell whether a last layer is all zeros, as that of some pre-trained weights is published."""
+    tables = tables_of(entry(name).file)
+    if tables is None:
+        return False
+    last = [tensor for key, tensor in network.state_dict().items() if key.startswith(tables.HEAD)]
+    return bool(last) and not any(tensor.any() for tensor in last)
 
 
 def fit_channels(filters: torch.Tensor, channels: int) -> torch.Tensor:
@@ -224,18 +186,18 @@ def _ending(tables: Any) -> tuple[str, ...]:
     return getattr(tables, "ENDING", ())
 
 
-def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> Tensors:
-    """Leave the last layer random where it has other classes."""
+def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> tuple[Tensors, bool]:
+    """Leave the last layer random where it has other classes, and tell whether it is."""
     old = {key: tensor for key, tensor in tensors.items() if key.startswith(head)}
     new = {key: tensor for key, tensor in expected.items() if key.startswith(head)}
     if {key: tensor.shape for key, tensor in old.items()} == {key: tensor.shape for key, tensor in new.items()}:
-        return tensors
+        return tensors, False
     if new and old:
         classes = [next(iter(some.values())).shape[0] for some in (old, new)]
         logger.warning(
             "%s: tells %d classes apart, not %d; the last layer is random and has to be trained", path, *classes
         )
-    return {key: tensor for key, tensor in tensors.items() if key not in old} | new
+    return {key: tensor for key, tensor in tensors.items() if key not in old} | new, bool(new)
 
 
 def _hint(name: str, tensors: Tensors) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from abbe.adopt import adopt
-from abbe.adopt import convert as convert_weights
 from abbe.classification import Classifier, find_object_classes
+from abbe.conversion import convert as convert_weights
 from abbe.data.image import describe
 from abbe.data.masks import read_masks
 from abbe.data.read import read
@@ -104,8 +104,15 @@ def create(name: str, *, weights: str | Path | None = None, **config: Any) -> An
     return module_of(entry(name).file).build(build_config(type(base), values, f"create({name!r})"))
 
 
-def convert(weights: str | Path, to: str | Path, network: str | None = None, **config: Any) -> Path:
-    """Store published weights as a model file of Abbe, with licence and normalisation where they are known.
+def convert(
+    weights: str | Path,
+    to: str | Path,
+    network: str | None = None,
+    *,
+    classes: str | Path | Sequence[str] | None = None,
+    **config: Any,
+) -> Path:
+    """Store published weights as a model file of Abbe, with licence, classes and normalisation where they are known.
 
     Parameters
     ----------
@@ -115,10 +122,13 @@ def convert(weights: str | Path, to: str | Path, network: str | None = None, **c
         The file to write, ``name.safetensors``.
     network
         Name in the catalog; needed where the name of the file is not that of a published one.
+    classes
+        Names of the classes in the order of the outputs, or a file of them: a name on each line, a CSV table with the
+        column class, or JSON.
     **config
         As for :func:`create`.
     """
-    return convert_weights(weights, to, network, config)
+    return convert_weights(weights, to, network, config, classes)
 
 
 def export(model: str | Path | Model, to: str, out: str | Path | None = None, *, overwrite: bool = False) -> Exported:

@@ -113,7 +113,7 @@ Find = Callable[[Path | str, Path], Any]
 folder for what is unfinished, which a later run finds as it was if this one is killed, and which goes when the image is
 done."""
 Elsewhere = Callable[["Batch", Sequence[Input]], Iterator[Outcome]]
-"""Has other processes call :meth:`Batch.do`."""
+"""Calls :meth:`Batch.do` in another way than one image after the other: in other processes, or some together."""
 
 
 @dataclass
@@ -136,6 +136,8 @@ class Batch:
         Where the network runs.
     sections
         Gives further parts of the report, from the folder when its tables are written.
+    notes
+        Sentences for the head of the report.
     """
 
     outputs: Outputs
@@ -145,6 +147,7 @@ class Batch:
     model: dict[str, Any] | None = None
     device: str = "cpu"
     sections: Callable[[Path], list[Section]] | None = None
+    notes: Sequence[str] = ()
 
     def run(
         self, inputs: Sequence[Input], find: Find, tell: Callable[[str], None], elsewhere: Elsewhere | None = None
@@ -160,7 +163,7 @@ class Batch:
         tell
             Gets a line for each.
         elsewhere
-            Has them done by others, in place of ``find``.
+            Has them done in another way, in place of ``find``.
 
         Raises
         ------
@@ -186,7 +189,7 @@ class Batch:
     def do(self, item: Input, find: Find) -> Outcome:
         """Do one image, if it is not done; whatever happens to it, the others can be done."""
         key = self._key(item)
-        if not self.outputs.overwrite and key and self._entry(item.relative).get("fingerprint") == key:
+        if self.is_done(item):
             return Outcome(f"{item.path}: done already", skipped=True)
         try:
             self._spare_others(item)
@@ -203,6 +206,11 @@ class Batch:
         warned = f" ({row['warnings']})" if row["warnings"] else ""
         took = "" if math.isnan(found.seconds) else f" in {found.seconds:.1f} s"
         return Outcome(f"{item.path}: {self.told(row)}{took}{warned}")
+
+    def is_done(self, item: Input) -> bool:
+        """Tell whether an earlier run has finished an image as it is now, and is not to be repeated."""
+        key = self._key(item)
+        return not self.outputs.overwrite and bool(key) and self._entry(item.relative).get("fingerprint") == key
 
     def told(self, row: dict[str, Any]) -> str:
         """Say in a few words what was found."""
@@ -292,8 +300,8 @@ class Batch:
             started=started,
         )
         write_provenance(self.outputs.folder / "provenance.json", record)
-        notes = ["This run was stopped before its end; the same command goes on."] if result.interrupted else []
-        return self.publish(rows, record, result.failures, notes)
+        stopped = ["This run was stopped before its end; the same command goes on."] if result.interrupted else []
+        return self.publish(rows, record, result.failures, [*stopped, *self.notes])
 
     def publish(
         self,

@@ -120,6 +120,8 @@ def _classes(description: Description) -> str:
     number = description.config.get("num_classes")
     if number is None:
         return ""
+    if description.untrained:
+        return f"{number} classes, of which nothing is known before a training"
     return f"{number} classes, whose names are not known" if number else "no classes, features come out"
 
 

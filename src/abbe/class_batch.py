@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image as PillowImage
 
 from abbe.batch import Batch
-from abbe.classification import Classifier, refuse_unknown
+from abbe.classification import Classifier, places_of, refuse_unknown
 from abbe.data.classes import name_of_class, names_of, read_pairs
 from abbe.data.inputs import Input
 from abbe.data.select import Series, select
@@ -23,6 +23,8 @@ from abbe.report.gallery import MAX_ITEMS, GalleryItem
 from abbe.report.page import Section, failures_section, gallery_section, write_page
 from abbe.report.page import table as page_table
 from abbe.settings import ClassifySettings
+from abbe.together import Seen, Together
+from abbe.views import Views
 
 PICTURE = 256
 """Longest side of the pictures that a report shows."""
@@ -34,8 +36,10 @@ LISTED = 500
 class Told:
     """What a classifier told of one image."""
 
-    series: Series
-    """The image."""
+    picture: np.ndarray
+    """Its first frame, small, (Y, X, 3) uint8."""
+    warnings: Sequence[str]
+    """Of the image."""
     table: pd.DataFrame
     """A row for each frame."""
     seconds: float
@@ -64,15 +68,14 @@ class ClassBatch(Batch):
 
     def write_one(self, item: Input, found: Any) -> dict[str, Any]:
         """Keep a small picture of an image; gives its row in the ledger."""
-        picture = thumbnail(found.series[0], PICTURE)
-        write_png(self.ledger(item.relative, ".png"), picture)
+        write_png(self.ledger(item.relative, ".png"), found.picture)
         place = str(item.path.resolve()) if isinstance(item.path, Path) else item.path
         return {
             "image": item.relative.as_posix(),
             "path": place,
             "frames": found.table.to_dict("records"),
             "seconds": found.seconds,
-            "warnings": "; ".join(found.series.image.warnings),
+            "warnings": "; ".join(found.warnings),
         }
 
     def publish(
@@ -163,7 +166,38 @@ def classify_one(classifier: Classifier, path: Path | str, settings: ClassifySet
     """Tell the class of one image, or of each of its frames."""
     started = time.perf_counter()
     series = select(path, settings, 2)
-    return Told(series, classifier.images(series, settings), time.perf_counter() - started)
+    table = classifier.images(series, settings)
+    return Told(*facts_of(series, classifier.views(settings)), table, time.perf_counter() - started)
+
+
+def facts_of(series: Series, views: Views) -> tuple[np.ndarray, list[str]]:
+    """Give what the report needs of an image: a small picture, and its warnings."""
+    return thumbnail(series[0], PICTURE), [*series.image.warnings, *views.too_dark(series[0])]
+
+
+def classify_together(classifier: Classifier, settings: ClassifySettings) -> Together:
+    """Say how many whole images are classified."""
+    views = classifier.views(settings)
+
+    def see(path: Path | str) -> Seen | None:
+        started = time.perf_counter()
+        series = select(path, settings, 2)
+        if len(series) > views.together:
+            return None
+        pictures = np.stack([views.picture(frame) for frame in series])
+        return Seen(pictures, (places_of(series), *facts_of(series, views)), time.perf_counter() - started)
+
+    def finish(seen: Seen, rows: np.ndarray, seconds: float, work: Path) -> Told:
+        places, picture, warnings = seen.facts
+        return Told(picture, warnings, classifier.table(places, rows), seconds)
+
+    return Together(
+        see,
+        lambda pictures: classifier.told(pictures, settings),
+        finish,
+        lambda path, work: classify_one(classifier, path, settings),
+        views.together,
+    )
 
 
 def truth_of_images(labels: Path | None, classes: Sequence[str]) -> Callable[[str], str]:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from abbe.batch import Found
-from abbe.data.classes import names_of, read_rows
+from abbe.data.classes import names_of, read_rows, some
 from abbe.data.image import SUFFIXES, Image
 from abbe.data.masks import read_masks
 from abbe.data.select import Series
 from abbe.errors import AbbeError
-from abbe.methods.backbones.classification import Classification, ClassificationOptions
+from abbe.methods.backbones.classification import Classification
 from abbe.model import Model
 from abbe.report.classes import choose_for_sheet, class_columns, class_sections, class_sheet, fitted
 from abbe.report.measure import COLUMN_OF, measure_labels, placed
 from abbe.report.page import Section
 from abbe.report.table import ObjectTable
 from abbe.settings import ClassifySettings
+from abbe.tiling.prepare import Predictor
 from abbe.views import Views, boxes_of, views_of
-
-BATCH = 32
-"""Pictures that are classified together."""
 
 
 class Classifier:
@@ -41,7 +41,14 @@ class Classifier:
     Raises
     ------
     AbbeError
-        When the model tells no classes.
+        When the model tells no classes, or its last layer has not been trained.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names, in the order of the probabilities.
+    note : str
+        What there is to say of the names; empty where the model has some.
     """
 
     def __init__(self, model: Model):
@@ -49,39 +56,61 @@ class Classifier:
             raise AbbeError(f"model {model.name!r} reads sequences and no images; abbe.api.translate uses it")
         if not isinstance(model.method, Classification):
             raise AbbeError(f"model {model.name!r} finds objects and tells no classes; use it with `abbe segment`")
-        if not model.method.options.classes:
+        number = len(model.method.options.classes) or int(model.description.config.get("num_classes", 0))
+        if not number:
+            raise AbbeError(f"model {model.name!r} gives features and tells no classes; use it with `abbe embed`")
+        if model.description.untrained:
             raise AbbeError(
-                f"model {model.name!r} does not say what its classes are called; train it on yours with "
-                f"--start_from {model.path or model.name}"
+                f"model {model.name!r} has a last layer that was never trained, so it cannot tell {number} classes; "
+                f"train it on yours with --start_from {model.path or model.name}"
             )
         self.model = model
+        self._sized: dict[int, Model] = {int(model.method.options.size): model}
+        self.classes = model.method.options.classes or tuple(f"class {place}" for place in range(number))
+        self.note = ""
+        if not model.method.options.classes:
+            self.note = (
+                f"model {model.name!r} does not name its {number:,} classes; they are called by their numbers, from "
+                f"{self.classes[0]!r} to {self.classes[-1]!r}: `abbe convert` with --classes FILE gives them names"
+            )
 
-    @property
-    def options(self) -> ClassificationOptions:
-        """Classes and size of the pictures."""
-        return self.model.method.options  # type: ignore[attr-defined]
+    def predictor(self, settings: ClassifySettings) -> Predictor:
+        """Prepare the network for a device, a precision and a size of pictures, once for each."""
+        views = self.views(settings)
+        if views.size not in self._sized:
+            method = copy.copy(cast(Classification, self.model.method))
+            method.options = dataclasses.replace(method.options, size=views.size)
+            self._sized[views.size] = Model(method, self.model.description, self.model.path)
+        return self._sized[views.size].predictor(settings)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the probabilities."""
-        return self.options.classes
+    def told(self, pictures: np.ndarray, settings: ClassifySettings) -> np.ndarray:
+        """Compute calibrated probabilities (N, K) of normalised squares (N, C, size, size), all together."""
+        try:
+            return self.predictor(settings)(pictures)["probability"]
+        except (ValueError, RuntimeError) as error:
+            if settings.size is None:
+                raise
+            side, name = pictures.shape[-1], self.model.name
+            raise AbbeError(
+                f"model {name!r} takes no squares of {side} px ({error}); choose others with --size"
+            ) from error
 
     def probabilities(self, pictures: Iterable[np.ndarray], settings: ClassifySettings) -> np.ndarray:
-        """Compute calibrated probabilities (N, K) of normalised squares (C, size, size)."""
-        predictor = self.model.predictor(settings)
+        """Compute calibrated probabilities (N, K) of normalised squares (C, size, size), some at a time."""
         rows = [np.zeros((0, len(self.classes)), np.float32)]
-        waiting = iter(pictures)
-        while windows := list(itertools.islice(waiting, BATCH)):
-            rows.append(predictor(np.stack(windows))["probability"])
+        waiting, together = iter(pictures), self.views(settings).together
+        while windows := list(itertools.islice(waiting, together)):
+            rows.append(self.told(np.stack(windows), settings))
         return np.concatenate(rows)
 
     def images(self, series: Series, settings: ClassifySettings) -> pd.DataFrame:
         """Tell the class of every frame of an image, as :func:`abbe.report.classes.class_columns` does."""
-        squares = map(self.views(settings).picture, series)
-        table = class_columns(self.probabilities(squares, settings), self.classes)
-        for place, axis in enumerate(series.axes):
-            table.insert(place, COLUMN_OF[axis], [series.names(number)[axis] for number in range(len(series))])
-        return table
+        probability = self.probabilities(map(self.views(settings).picture, series), settings)
+        return self.table(places_of(series), probability)
+
+    def table(self, places: pd.DataFrame, probability: np.ndarray) -> pd.DataFrame:
+        """Put where frames are before what they show."""
+        return pd.concat([places, class_columns(probability, self.classes)], axis=1)
 
     def views(self, settings: ClassifySettings | None = None) -> Views:
         """Say how images come to the network under these settings."""
@@ -102,6 +131,12 @@ class Classifier:
         numbers, boxes = boxes_of(labels)
         squares = self.views(settings).squares(frame, boxes)
         return numbers, class_columns(self.probabilities(squares, settings), self.classes)
+
+
+def places_of(series: Series) -> pd.DataFrame:
+    """Say where each frame of an image is: a column for every axis that it was taken apart along."""
+    columns = {COLUMN_OF[axis]: [series.names(number)[axis] for number in range(len(series))] for axis in series.axes}
+    return pd.DataFrame(columns, index=range(len(series)))
 
 
 # ------------------------------------------------------------------------------------------------------ objects
@@ -184,4 +219,4 @@ def refuse_unknown(names: set[str], classes: Sequence[str], source: Path) -> Non
     """Refuse a table that names classes which the model lacks."""
     unknown = sorted({name.strip() for name in names} - {*classes, ""})
     if unknown:
-        raise AbbeError(f"{source}: classes that the model lacks: {', '.join(unknown)}; it knows {', '.join(classes)}")
+        raise AbbeError(f"{source}: classes that the model lacks: {some(unknown)}; it knows {some(classes)}")

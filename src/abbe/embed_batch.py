@@ -16,24 +16,21 @@ import pandas as pd
 from abbe.batch import LEDGER, Batch
 from abbe.classification import known_objects
 from abbe.data.classes import names_of, read_pairs
-from abbe.data.image import Image
 from abbe.data.inputs import Input
-from abbe.data.normalize import sample_pixels
 from abbe.data.ome_zarr import is_url
 from abbe.data.select import Series, select
 from abbe.data.vectors import VectorFormat, append_rows, join_rows, write_vectors
 from abbe.data.write import write_png, write_table
-from abbe.embedding import CORNERS, FEATURES, FRAME, Embedder
+from abbe.embedding import CORNERS, FEATURES, FRAME, Embedder, frames_of
 from abbe.errors import AbbeError
 from abbe.report.classes import SIDE
 from abbe.report.neighbours import map_section, neighbours_section, neighbours_sheet
 from abbe.report.page import Section, failures_section, write_page
 from abbe.report.page import table as page_table
+from abbe.together import Seen, Together
 
 LISTED = 500
 """Images that the page's table lists."""
-DARK = 0.125
-"""Share of its type's range that the values of an image have to reach to be seen by weights of photographs."""
 KEYS = ("image", "time", "channel", "z", "label", "class")
 """Columns that say which picture a vector is of."""
 
@@ -42,12 +39,12 @@ KEYS = ("image", "time", "channel", "z", "label", "class")
 class Embedded:
     """The vectors of one image."""
 
-    series: Series
-    """The image."""
     places: pd.DataFrame
     """As :class:`abbe.embedding.Part` has them, of all parts."""
     vectors: Path
     """File of :func:`abbe.data.vectors.append_rows`."""
+    warnings: Sequence[str]
+    """Of the image."""
     seconds: float
     """Time that it took."""
 
@@ -90,7 +87,7 @@ class EmbedBatch(Batch):
             "rows": len(found.places),
             "tabled": tabled,
             "seconds": found.seconds,
-            "warnings": "; ".join([*found.series.image.warnings, *too_dark(self.embedder, found.series[0])]),
+            "warnings": "; ".join(found.warnings),
         }
 
     def publish(
@@ -217,18 +214,41 @@ def embed_one(embedder: Embedder, path: Path | str, mask: Path | None, work: Pat
 
     append_rows(work / "vectors.f32", batches())
     table = pd.concat(places, ignore_index=True)
-    return Embedded(series, table, work / "vectors.f32", time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Embedded(table, work / "vectors.f32", warnings_of(embedder, series), seconds)
 
 
-def too_dark(embedder: Embedder, frame: Image) -> list[str]:
-    """Warn where an image uses so little of its type's range that weights of photographs see it as black."""
-    kind = frame.dtype
-    if embedder.views.normalization.kind != "range" or kind.kind not in "iu" or kind.itemsize != 2:
-        return []
-    share = int(sample_pixels(frame.box, frame.extents).max()) / np.iinfo(kind).max
-    if share >= DARK:
-        return []
-    return [f"uses {share:.1%} of the range of {kind} and is nearly black to these weights; try --contrast percentile"]
+def warnings_of(embedder: Embedder, series: Series) -> list[str]:
+    """Gather what is to be said of an image."""
+    return [*series.image.warnings, *embedder.views.too_dark(series[0])]
+
+
+def embed_together(embedder: Embedder) -> Together:
+    """Say how the vectors of many whole images are computed."""
+    views, settings = embedder.views, embedder.settings
+    predictor = embedder.model.predictor(settings)
+
+    def see(path: Path | str) -> Seen | None:
+        started = time.perf_counter()
+        series = select(path, settings, 2)
+        if len(series) > views.together:
+            return None
+        pictures = np.stack([views.picture(frame) for frame in series])
+        facts = frames_of(series), warnings_of(embedder, series)
+        return Seen(pictures, facts, time.perf_counter() - started)
+
+    def finish(seen: Seen, rows: np.ndarray, seconds: float, work: Path) -> Embedded:
+        places, warnings = seen.facts
+        append_rows(work / "vectors.f32", [rows])
+        return Embedded(places, work / "vectors.f32", warnings, seconds)
+
+    return Together(
+        see,
+        lambda pictures: predictor(pictures)["vector"],
+        finish,
+        lambda path, work: embed_one(embedder, path, None, work),
+        views.together,
+    )
 
 
 def _names(index: pd.DataFrame) -> list[str]:

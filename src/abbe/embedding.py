@@ -31,8 +31,6 @@ from abbe.train.settings import build_config, nearest
 from abbe.views import boxes_of, views_of
 from abbe.weights.load import load_strict
 
-BATCH = 32
-"""Pictures that are looked at together."""
 FEATURES = "features"
 """The layer that is taken unless another one is asked for: what the network's last one gets to see."""
 FRAME, CORNERS = "frame", ("y0", "y1", "x0", "x1")
@@ -143,7 +141,7 @@ class Embedder:
 
     def __init__(self, model: Model, settings: EmbedSettings | None = None):
         self.settings = settings or EmbedSettings()
-        self.views = views_of(model, self.settings, self.settings.size)
+        self.views = views_of(model, self.settings)
         network = cast(Any, model.method).network
         self.layer = _known_layer(network, self.settings.layer, model.name)
         self.dimensions = self._dimensions(model)
@@ -169,14 +167,13 @@ class Embedder:
         """Compute the vectors (B, D), float32, of normalised squares (C, size, size), a batch at a time."""
         predictor = self.model.predictor(self.settings)
         waiting = iter(pictures)
-        while windows := list(itertools.islice(waiting, BATCH)):
+        while windows := list(itertools.islice(waiting, self.views.together)):
             yield predictor(np.stack(windows))["vector"]
 
     def images(self, image: Any) -> tuple[Series, Iterator[Part]]:
         """Look at every frame of an image, whole."""
         series = select(image, self.settings, 2)
-        places = pd.concat([_place(series, number, pd.DataFrame({FRAME: [number]})) for number in range(len(series))])
-        return series, iter([Part(places, self.vectors(map(self.views.picture, series)))])
+        return series, iter([Part(frames_of(series), self.vectors(map(self.views.picture, series)))])
 
     def objects(self, image: Any, mask: Any) -> tuple[Series, Iterator[Part]]:
         """Look at every object of an image with labels.
@@ -210,6 +207,12 @@ def _known_layer(network: nn.Module, asked: str | None, name: str) -> str:
     if asked is not None and asked not in layers:
         raise AbbeError(f"model {name!r} has no layer {asked!r}; {nearest(asked, layers)} (all: {', '.join(layers)})")
     return asked or FEATURES
+
+
+def frames_of(series: Series) -> pd.DataFrame:
+    """Say of every frame of an image which one it is, as :class:`Part` has it."""
+    rows = [_place(series, number, pd.DataFrame({FRAME: [number]})) for number in range(len(series))]
+    return pd.concat(rows, ignore_index=True)
 
 
 def _place(series: Series, number: int, rows: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
-from abbe.class_batch import ClassBatch, classify_one, truth_of_images
+from abbe.class_batch import ClassBatch, classify_together, truth_of_images
 from abbe.classification import Classifier, find_object_classes, object_sections
 from abbe.cluster import Cluster
 from abbe.data.classes import read_rows
@@ -17,7 +17,7 @@ from abbe.data.inputs import Input, find_images
 from abbe.data.masks import find_mask, read_masks
 from abbe.data.select import select
 from abbe.data.vectors import VectorFormat, choose_format
-from abbe.embed_batch import EmbedBatch, embed_one
+from abbe.embed_batch import EmbedBatch, embed_one, embed_together
 from abbe.embedding import Embedder
 from abbe.errors import AbbeError
 from abbe.model import Model, load_model
@@ -205,13 +205,16 @@ def classify_files(
     classifier = Classifier(loaded)
     identity = loaded.identity(chosen) | {"objects": str(objects or "")}
     shared = (outputs, identity, f"Classes of {_images(len(found))}", command, loaded.record())
-    device = loaded.predictor(chosen).device
+    device, notes = classifier.predictor(chosen).device, [classifier.note] if classifier.note else []
+    for note in notes:
+        tell(note)
     if objects is None:
         known = truth_of_images(truth, classifier.classes)
-        batch: Batch = ClassBatch(*shared, device, classes=classifier.classes, truth=known)
-        return batch.run(found, lambda path, work: classify_one(classifier, path, chosen), tell)
+        batch: Batch = ClassBatch(*shared, device, notes=notes, classes=classifier.classes, truth=known)
+        pool = classify_together(classifier, chosen)
+        return batch.run(found, pool.alone, tell, pool)
     given = _masks_of(found, objects)
-    batch = Batch(*shared, device, object_sections(classifier, truth))
+    batch = Batch(*shared, device, object_sections(classifier, truth), notes)
 
     def find(path: Path | str, work: Path) -> Found:
         return find_object_classes(classifier, given(path), path, chosen)[0]
@@ -279,7 +282,10 @@ def embed_files(
         objects=objects is not None,
         truth=truth,
     )
-    return batch.run(found, lambda path, work: embed_one(embedder, path, given and given(path), work), tell)
+    if given is None:
+        pool = embed_together(embedder)
+        return batch.run(found, pool.alone, tell, pool)
+    return batch.run(found, lambda path, work: embed_one(embedder, path, given(path), work), tell)
 
 
 def restore_files(

@@ -33,6 +33,7 @@ from abbe.learn_classes import (
     settle_options,
     start_from,
 )
+from abbe.learn_input import colours_of, settle_input
 from abbe.learn_noisy import OBJECTIVES as NOISY
 from abbe.learn_noisy import (
     find_noisy_images,
@@ -140,6 +141,7 @@ def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
 
 def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on images with labelled objects."""
+    settle_input(recipe, tell)
     description = describe(recipe)
     method = starting_method(recipe, description, tell)
     dimensions = len(method.geometry.multiple)
@@ -164,12 +166,16 @@ def _object_lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Le
 
 def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on images in folders of classes."""
+    colours = settle_input(recipe, tell)
     source = find_class_source(recipe, _known_classes(recipe), tell)
     settle_options(recipe, source)
     description = describe(recipe)
+    description.colours = colours
     method = starting_method(recipe, description, tell)
-    training_set = class_training_data(recipe, method, source)
-    validation = ClassValidation(class_samples(recipe, method, source.validation)) if source.validation else None
+    training_set = class_training_data(recipe, method, source, colours_of(description))
+    validation = None
+    if source.validation:
+        validation = ClassValidation(class_samples(recipe, method, source.validation), colours_of(description))
     return Lesson(
         method,
         description,

@@ -19,9 +19,10 @@ from abbe.data.class_checks import Look, check_classes, look_at
 from abbe.data.class_samples import ClassSamples
 from abbe.data.classes import ClassFolder, Labelled, classes_of, divide, find_classes, join_duplicates, with_groups
 from abbe.data.datasets import TrainingDataset
-from abbe.data.normalize import Normalization
+from abbe.data.normalize import Colours, Normalization
 from abbe.data.squares import square
 from abbe.errors import AbbeError
+from abbe.learn_input import Coloured
 from abbe.methods.backbones.classification import Classification, weights_of_classes
 from abbe.metrics.classes import fit_temperature, scores
 from abbe.model import Model, load_model
@@ -69,12 +70,14 @@ def find_class_source(recipe: Recipe, known: Sequence[str] | None, tell: Callabl
         raise AbbeError(f"recipe {recipe.name}: names no data; say where the folders of classes are with --data FOLDER")
     folders = [_found(Path(path), alone=len(recipe.data.paths) == 1) for path in recipe.data.paths]
     images = with_groups([one for folder in folders for one in folder if one.split != "test"], recipe.data.groups)
+    test = [one for folder in folders for one in folder if one.split == "test"]
     if len(images) > MANY:
         tell(f"reading {len(images):,} images once, to check them")
     look = look_at(images, recipe.data.in_channels)
     train, validation = _parts(images, look, recipe)
     findings = sorted(
-        [*look.findings, *check_classes(train, validation, look.digests, folders)], key=lambda finding: finding.level
+        [*look.findings, *check_classes(train, validation, look.digests | look_at(test).digests, folders, test)],
+        key=lambda finding: finding.level,
     )
     for finding in findings:
         tell(f"{finding.level}: {finding.text}")
@@ -157,9 +160,10 @@ def start_from(method: Classification, recipe: Recipe, config: dict[str, Any], t
     tensors = theirs.state_dict()
     if theirs.options.classes != method.options.classes:
         head = head_of(method.network, method.options.num_classes)
+        known = theirs.options.num_classes or start.description.config.get("num_classes", 0)
         tell(
-            f"{name} has {theirs.options.num_classes} classes, the folders {method.options.num_classes} others or in "
-            "another order; its last layer begins anew"
+            f"{name} has {known} classes, the folders {method.options.num_classes} others or in another order; its "
+            "last layer begins anew"
         )
         own = method.state_dict()
         tensors |= {key: own[key] for key in own if key.startswith(f"network.{head}.")}
@@ -187,14 +191,16 @@ def class_samples(recipe: Recipe, method: Classification, images: Sequence[Label
     return ClassSamples(images, options.classes, normalization.normalize, channels, options.size, options.fit)
 
 
-def class_training_data(recipe: Recipe, method: Classification, source: ClassSource) -> TrainingDataset:
+def class_training_data(
+    recipe: Recipe, method: Classification, source: ClassSource, colours: Colours
+) -> TrainingDataset:
     """Augmented pictures, drawn by the balance of the recipe."""
     samples = class_samples(recipe, method, source.train)
     counts = np.bincount(samples.targets, minlength=len(source.classes))
     steps = recipe.train.steps_per_epoch or max(len(samples) // recipe.train.batch_size, 1)
     return TrainingDataset(
         samples,
-        method.prepare,
+        Coloured(method.prepare, colours),
         build_config(AugmentConfig, recipe.data.augment, f"{recipe.name}: data.augment"),
         (method.options.size,) * 2,
         steps * recipe.train.batch_size,
@@ -208,6 +214,7 @@ class ClassValidation:
     """Scores of a method on images that it does not train on."""
 
     samples: ClassSamples
+    colours: Colours
 
     def __call__(self, method: Classification) -> dict[str, float]:
         """Measure top-1 and balanced accuracy, calibration error and likelihood."""
@@ -227,7 +234,7 @@ class ClassValidation:
         for first in range(0, len(self.samples), BATCH):
             places = range(first, min(first + BATCH, len(self.samples)))
             size = self.samples.size
-            yield np.stack([square(self.samples[place].image, size, "crop") for place in places])
+            yield np.stack([self.colours.apply(square(self.samples[place].image, size, "crop")) for place in places])
 
 
 def finish(method: Classification, validation: ClassValidation, description: Description) -> dict[str, float]:

@@ -102,6 +102,8 @@ class ClassifySettings(ImageSettings, ComputeSettings):
     contrast: Literal["model", "range", "percentile"] = "model"
     """How grey values become 0 to 1: as the model says; by what the file's type can hold; by percentiles of the image,
     which shows weights of photographs a 12-bit image in a 16-bit file as more than black."""
+    size: int | None = None
+    """Side in pixels of the square that the network sees, in place of what the model says."""
 
 
 @dataclass(frozen=True)
@@ -111,5 +113,3 @@ class EmbedSettings(ClassifySettings):
     layer: str | None = None
     """Layer whose features are taken, such as stages.2, blocks.5 or patches; those before the last layer unless
     given."""
-    size: int | None = None
-    """Side in pixels of the square that the network sees, in place of what the model says."""

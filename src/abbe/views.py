@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from abbe.data.channels import match_channels
 from abbe.data.image import Image
-from abbe.data.normalize import Normalization, Statistics
+from abbe.data.normalize import Colours, Normalization, Statistics, sample_pixels
 from abbe.data.squares import Fit, around, inside, mirror_out, shape_for, square
 from abbe.errors import AbbeError
 from abbe.methods.backbones.classification import Classification
@@ -25,6 +25,10 @@ from abbe.settings import ClassifySettings
 
 AT_ONCE = 2**25
 """Values of an image that are read at once; larger ones are shrunk band by band."""
+DARK = 0.125
+"""Share of its type's range that the values of an image have to reach to be seen by weights of photographs."""
+TOGETHER, PIXELS = 32, 32 * 256**2
+"""Most pictures that a network sees together, and most pixels of them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Views:
     std: tuple[float, ...] = ()
     """What each channel is divided by then."""
 
+    @property
+    def together(self) -> int:
+        """How many pictures the network sees at once: fewer of large ones, so that memory stays bounded."""
+        return max(1, min(TOGETHER, PIXELS // self.size**2))
+
     def picture(self, frame: Image) -> np.ndarray:
         """Bring a whole image CYX to what the network takes, (C, size, size) float32."""
         if frame.n_channels * frame.height * frame.width <= AT_ONCE:
@@ -56,6 +65,17 @@ class Views:
             statistics = self.normalization.statistics(frame.box, frame.extents)
             pixels = shrunk(frame, statistics, shape_for(frame.extents, self.size, self.fit))
         return self._square(pixels, frame.name)
+
+    def too_dark(self, frame: Image) -> list[str]:
+        """Warn where an image uses so little of its type's range that weights of photographs see it as black."""
+        kind = frame.dtype
+        if self.normalization.kind != "range" or kind.kind not in "iu" or kind.itemsize != 2:
+            return []
+        share = int(sample_pixels(frame.box, frame.extents).max()) / np.iinfo(kind).max
+        if share >= DARK:
+            return []
+        told = f"uses {share:.1%} of the range of {kind} and is nearly black to these weights"
+        return [f"{told}; try --contrast percentile"]
 
     def squares(self, frame: Image, boxes: Sequence[Box]) -> Iterator[np.ndarray]:
         """Bring what is around each box of an image CYX to what the network takes, (C, size, size) each."""
@@ -75,13 +95,10 @@ class Views:
     def _square(self, pixels: np.ndarray, name: str) -> np.ndarray:
         """Match channels, scale, and apply the publisher's mean and deviation, which scaling commutes with."""
         fitted = square(match_channels(pixels, self.channels, name), self.size, self.fit)
-        if not self.mean:
-            return fitted
-        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
-        return (fitted - mean) / std
+        return Colours(self.mean, self.std).apply(fitted)
 
 
-def views_of(model: Model, settings: ClassifySettings | None = None, size: int | None = None) -> Views:
+def views_of(model: Model, settings: ClassifySettings | None = None) -> Views:
     """Say how images come to a model of whole pictures.
 
     Parameters
@@ -90,8 +107,6 @@ def views_of(model: Model, settings: ClassifySettings | None = None, size: int |
         Its description tells normalisation, colours and size.
     settings
         What differs from that.
-    size
-        Side in pixels of the square, where it differs.
 
     Raises
     ------
@@ -105,7 +120,7 @@ def views_of(model: Model, settings: ClassifySettings | None = None, size: int |
             "`abbe convert` has stored"
         )
     options, colours = method.options, model.description.colours
-    size = options.size if size is None else size
+    size = options.size if chosen.size is None else chosen.size
     side = options.object_side if chosen.object_side is None else chosen.object_side
     margin = options.object_margin if chosen.object_margin is None else chosen.object_margin
     if size < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from abbe.data.sequences import make_sum
+from abbe.errors import AbbeError
 from abbe.methods.attention.transformer import VARIANTS, build
 from abbe.methods.attention.translation import Translation, TranslationOptions
 from abbe.methods.attention.vit import ViT, ViTConfig
@@ -41,7 +43,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     short = roformer.Budget(200, 1, 4, 2, 4, 16, 8, 32, 1)
     monkeypatch.setattr(roformer, "BUDGET", short)
     monkeypatch.setattr(transformer, "BUDGET", transformer.Budget((2, 5), 32, 1, SECONDS))
-    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 1, 16, 40, 20, 4, 16, 3, 2))
+    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 2, 1, 16, 40, 20, 4, 16, 3, 2))
 
 
 @pytest.mark.parametrize("name", ["transformer", "roformer", "vit"])
@@ -71,6 +73,19 @@ def test_the_bound_by_hand() -> None:
     turns = [np.exp(1j * distance * 10000 ** (-2 * j / channels)) for j in range(3)]
     expected = np.mean([abs(sum(turns[: i + 1])) for i in range(3)])
     assert roformer.bound(torch.tensor([distance]), channels)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_text_of_ones_own_is_read_as_characters(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Aé b\n" * 10000, encoding="utf-8")
+    tokens = roformer.prose(path)
+    assert [roformer.CHARACTERS[token - roformer.FIRST] for token in tokens[:4]] == ["A", " ", "b", "\n"]
+    path.write_text("short", encoding="utf-8")
+    with pytest.raises(AbbeError, match=r"a\.txt: 5 characters of English; expected a text of 20,000 at least"):
+        roformer.prose(path)
+    path.write_bytes(b"\xff\xfe\x00" * 20000)
+    with pytest.raises(AbbeError, match=r"a\.txt: cannot be read as text"):
+        roformer.prose(path)
 
 
 def test_both_kinds_of_positions_learn_from_the_same_windows() -> None:
@@ -143,5 +158,7 @@ def test_the_verdict_on_attention_is_that_of_the_numbers() -> None:
     learned = pd.DataFrame({"kind": vit.KINDS, "seed": 0, "accuracy": [0.6, 0.4]})
     assert vit.judged(learned, far, 1000)[0]
     assert not vit.judged(learned.assign(accuracy=[0.6, 0.59]), far, 1000)[0]
+    other = pd.DataFrame({"kind": vit.KINDS, "seed": 1, "accuracy": [0.4, 0.41]})  # worse with one of two seeds
+    assert not vit.judged(pd.concat([learned, other]), far, 1000)[0]
     assert not vit.judged(learned, far.assign(distance=[3.0, 9.0, 5.0, 5.0]), 1000)[0]
     assert not vit.judged(learned, far.assign(distance=[8.0, 9.0, 10.0, 12.0]), 1000)[0]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from abbe.data.write import write_png
 from abbe.errors import AbbeError
 from abbe.reproduce.claims import ClaimSettings
-from abbe.reproduce.digits import draw_digits
+from abbe.reproduce.digits import draw_digits, handwritten_digits
 from abbe.reproduce.pictures import SIDE, load_pictures
 from abbe.reproduce.resnet import NETWORKS, Budget, Trained, batches, judge, run
 
@@ -86,6 +88,35 @@ def test_digits_can_be_told_apart_better_than_by_chance():
     means = np.stack([vectors[:1000][classes[:1000] == digit].mean(0) for digit in range(10)])
     nearest = ((vectors[1000:, None] - means) ** 2).sum(-1).argmin(1)
     assert (nearest == classes[1000:]).mean() > 0.25
+
+
+def test_the_digits_of_scikit_learn_are_taken_where_it_is_installed():
+    pictures = load_pictures(None, 400, 100, seed=0)
+    assert pictures.pixels.shape == (400, 1, SIDE, SIDE)
+    assert pictures.held_out_pixels.shape == (100, 1, SIDE, SIDE)
+    assert (pictures.source, pictures.note) == ("handwritten digits", "")
+    same = (pictures.pixels[:, None] == pictures.held_out_pixels).flatten(2).all(-1)
+    assert not same.any()
+    everything = load_pictures(None, 10**6, 10**6, seed=0)
+    assert (len(everything.classes), len(everything.held_out_classes)) == (1438, 359)  # four fifths of 1,797, the rest
+
+
+def test_enlarged_digits_have_the_ink_of_the_small_ones():
+    small = sklearn.datasets.load_digits().images / 16
+    found = handwritten_digits(SIDE)
+    assert found is not None
+    averaged = found[0].reshape(-1, 8, 4, 8, 4).mean((2, 4))
+    assert np.abs(averaged - small).mean() < 0.1
+    assert np.corrcoef(averaged.ravel(), small.ravel())[0, 1] > 0.95
+
+
+def test_digits_are_drawn_where_it_is_not(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    told: list[str] = []
+    run(ClaimSettings(seed=5), told.append, TINY)
+    assert told[0] == "40 pictures of 10 classes from drawn digits"
+    assert "scikit-learn" in told[1]
+    assert "pip install 'abbe[embed]'" in told[1]
 
 
 def a_folder(root: Path, number: int, side: int = 40, kinds: tuple[str, ...] = ("a", "b")) -> Path:

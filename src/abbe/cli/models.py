@@ -49,11 +49,12 @@ def convert(
     *,
     to: Path,
     network: str | None = None,
+    classes: Path | None = None,
     in_channels: int | None = None,
     num_classes: int | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Store published weights as a model of Abbe, in one .safetensors file with licence and normalisation.
+    """Store published weights as a model of Abbe, in one .safetensors file with licence, classes and normalisation.
 
     Parameters
     ----------
@@ -63,6 +64,9 @@ def convert(
         File to write: name.safetensors.
     network
         Name of its network, as `abbe models` lists them; needed where the file's name does not tell it.
+    classes
+        File with the names of the classes, in the order of the outputs: a name on each line, CSV with the column class,
+        or JSON. Those of CIFAR-10 are known, those of ImageNet-1k where torchvision is installed.
     in_channels
         Channels of the images, where they are not those of the weights.
     num_classes
@@ -77,8 +81,10 @@ def convert(
         raise AbbeError(f"{to}: is there already; --overwrite replaces it")
     given = {"in_channels": in_channels, "num_classes": num_classes}
     config = {name: value for name, value in given.items() if value is not None}
-    path = run(weights, to, network, **config)
+    path = run(weights, to, network, classes=classes, **config)
     print_line(f"model: {path}: {summary(path)}")
+    if classes is None and "names are not known" in summary(path):
+        print_line("its classes will be called class 0, class 1, ...; --classes FILE gives them names")
     return 0
 
 

@@ -127,7 +127,7 @@ def reproduce(claim: str = "", /, *, data: Path | None = None, out: Path | None 
     claim
         Name of a claim.
     data
-        Images of your own, for the claims that take some.
+        Images or text of your own, for the claims that take some.
     out
         Folder for figure.png, table.csv and claim.json, claims/<name> unless given.
     seed
@@ -154,7 +154,7 @@ def reproduce(claim: str = "", /, *, data: Path | None = None, out: Path | None 
 
 
 def pair_up(words: Sequence[str]) -> dict[str, str]:
-    """Read ``--key.sub value`` and ``--key.sub=value``."""
+    """Read ``--key.sub value`` and ``--key.sub=value``; as everywhere, hyphens are as good as underscores."""
     pairs: dict[str, str] = {}
     rest = list(words)
     while rest:
@@ -162,5 +162,5 @@ def pair_up(words: Sequence[str]) -> dict[str, str]:
         key, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not (equals or rest):
             raise AbbeError(f"{word}: expected a setting and its value, such as --train.epochs 20")
-        pairs[key] = value if equals else rest.pop(0)
+        pairs[key.replace("-", "_")] = value if equals else rest.pop(0)
     return pairs

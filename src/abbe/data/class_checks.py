@@ -59,6 +59,7 @@ def check_classes(
     validation: Sequence[Labelled],
     digests: Mapping[str, str],
     folders: Sequence[ClassFolder] = (),
+    test: Sequence[Labelled] = (),
 ) -> list[Finding]:
     """Report what looks wrong with the images to train and to validate on, errors first.
 
@@ -70,11 +71,14 @@ def check_classes(
         Of the content, by name, as :func:`look_at` gives them.
     folders
         Where they came from, for empty classes and images beside them.
+    test
+        What is kept for testing, and should hold none of the others.
     """
+    parts = {"train": train, "val": validation, "test": test}
     findings = [
         *_about_folders(folders),
         *_about_classes(train, validation),
-        *_about_duplicates([("train", one) for one in train] + [("val", one) for one in validation], digests),
+        *_about_duplicates([(part, one) for part, images in parts.items() for one in images], digests),
         *_about_groups(train, validation),
     ]
     return sorted(findings, key=lambda finding: finding.level)
@@ -115,7 +119,8 @@ def _about_duplicates(images: Sequence[tuple[str, Labelled]], digests: Mapping[s
             alike[digests[one.name]].append((part, one))
     same = [places for places in alike.values() if len(places) > 1]
     for level, text, hit in (
-        ("error", "the same image in train and val, so the score would be too good", _across_parts(same)),
+        ("error", "the same image in train and val, so the score would be too good", _across(same, {"train", "val"})),
+        ("warning", "the same image in train and test: a score on test is too good", _across(same, {"train", "test"})),
         ("warning", "the same image in two classes", _across_classes(same)),
         ("warning", "the same image more than once", _within(same)),
     ):
@@ -128,8 +133,8 @@ def _about_duplicates(images: Sequence[tuple[str, Labelled]], digests: Mapping[s
 Places = list[tuple[str, Labelled]]
 
 
-def _across_parts(same: Sequence[Places]) -> list[Places]:
-    return [places for places in same if len({part for part, _ in places}) > 1]
+def _across(same: Sequence[Places], parts: set[str]) -> list[Places]:
+    return [places for places in same if parts <= {part for part, _ in places}]
 
 
 def _across_classes(same: Sequence[Places]) -> list[Places]:

@@ -25,6 +25,9 @@ from abbe.data.image import SUFFIXES
 from abbe.data.ome_zarr import is_zarr
 from abbe.errors import AbbeError
 
+SHOWN = 20
+"""Names of classes that a sentence holds."""
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -309,10 +312,14 @@ def class_indices(images: Sequence[Labelled], classes: Sequence[str]) -> np.ndar
     place = {name: number for number, name in enumerate(classes)}
     unknown = sorted({one.kind for one in images} - place.keys())
     if unknown:
-        raise AbbeError(
-            f"the folders have classes that the model lacks: {', '.join(unknown)}; it knows {', '.join(classes)}"
-        )
+        raise AbbeError(f"the folders have classes that the model lacks: {some(unknown)}; it knows {some(classes)}")
     return np.array([place[one.kind] for one in images], np.int64)
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first of many classes, and say how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def name_of_class(path: Path | str, classes: Iterable[str]) -> str:

@@ -127,6 +127,24 @@ class Statistics:
         return values if self.base is None else values + self.base.astype(np.float64).reshape(channels)
 
 
+@dataclass(frozen=True)
+class Colours:
+    """What weights that others published want done to values from 0 to 1; nothing where it is empty."""
+
+    mean: tuple[float, ...] = ()
+    """Subtracted from each channel."""
+    std: tuple[float, ...] = ()
+    """What each channel is divided by then."""
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Apply it to (C, ...), float32."""
+        if not self.mean:
+            return pixels
+        shape = (-1, *[1] * (pixels.ndim - 1))
+        mean, std = (np.array(values, np.float32).reshape(shape) for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
 def range_of(pixels: np.ndarray) -> tuple[float, float] | None:
     """Offset and scale of what a type of up to 16 bits can hold, or of fractions from 0 to 1; None for other values."""
     if pixels.dtype == bool:

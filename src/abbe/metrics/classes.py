@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,19 +50,10 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def balanced_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Give the mean recall of the classes that occur, of confusion matrices (..., K, K); NaN where none does."""
-    total = matrix.sum(axis=-1)
-    recall = np.diagonal(matrix, axis1=-2, axis2=-1) / np.maximum(total, 1)
-    occurring = (total > 0).sum(axis=-1)
+def mean_recall(right: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Give the mean recall of the classes that occur, of (..., K) that are right and (..., K) that there are."""
+    recall, occurring = right / np.maximum(total, 1), (total > 0).sum(axis=-1)
     return np.where(occurring > 0, recall.sum(axis=-1) / np.maximum(occurring, 1), np.nan)
-
-
-def top1(matrix: np.ndarray) -> np.ndarray:
-    """Give the share that is right, of confusion matrices (..., K, K); NaN of nothing."""
-    total = matrix.sum(axis=(-2, -1))
-    right = np.trace(matrix, axis1=-2, axis2=-1)
-    return np.where(total > 0, right / np.maximum(total, 1), np.nan)
 
 
 def reliability(probability: np.ndarray, truth: np.ndarray, bins: int = BINS) -> Reliability:
@@ -104,10 +96,11 @@ def scores(probability: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """
     if not len(truth):
         raise ValueError("no images: nothing to measure")
-    matrix = confusion(truth, probability.argmax(axis=1), probability.shape[1])
+    right, classes = probability.argmax(axis=1) == truth, probability.shape[1]
+    hits, total = (np.bincount(some, minlength=classes) for some in (np.asarray(truth)[right], truth))
     return {
-        "top1": float(top1(matrix)),
-        "balanced_accuracy": float(balanced_accuracy(matrix)),
+        "top1": float(right.mean()),
+        "balanced_accuracy": float(mean_recall(hits, total)),
         "calibration_error": reliability(probability, truth).error,
         "nll": float(-np.log(np.maximum(probability[np.arange(len(truth)), truth], TINY)).mean()),
     }
@@ -136,14 +129,16 @@ def bootstrap(
     level
         Share of the drawn scores inside the interval.
     """
-    classes = probability.shape[1]
+    kinds, kind = np.unique(truth, return_inverse=True)
     names, index = np.unique(groups, return_inverse=True)
-    cells = index * classes**2 + np.asarray(truth, np.int64) * classes + probability.argmax(axis=1)
-    table = np.bincount(cells, minlength=len(names) * classes**2).reshape(len(names), -1)
+    cells, right = index * len(kinds) + kind, probability.argmax(axis=1) == truth
+    shape = len(names), len(kinds)
     times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
-    drawn = (times @ table).reshape(n, classes, classes)
+    total, hits = (
+        times @ np.bincount(some, minlength=math.prod(shape)).reshape(shape) for some in (cells, cells[right])
+    )
     tails = [(1 - level) / 2, (1 + level) / 2]
-    found = {"top1": top1(drawn), "balanced_accuracy": balanced_accuracy(drawn)}
+    found = {"top1": hits.sum(axis=1) / total.sum(axis=1), "balanced_accuracy": mean_recall(hits, total)}
     intervals = {name: np.nanquantile(values, tails) for name, values in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in intervals.items()}
 

@@ -51,8 +51,12 @@ def class_sections(table: pd.DataFrame, classes: Sequence[str], what: str, group
         What each row belongs to, for the intervals; each to itself unless given.
     """
     counts = table["class"].value_counts().reindex(list(classes), fill_value=0)
+    label = f"{what.capitalize()} by class"
+    if len(counts) > MAX_CLASSES:
+        counts = counts.nlargest(MAX_CLASSES)
+        counts, label = counts[counts > 0], f"{label}, of {len(classes):,} classes"
     charts = [
-        figures.bars(list(classes), counts.to_numpy(), f"{what.capitalize()} by class", kind=("class", "classes")),
+        figures.bars(counts.index.tolist(), counts.to_numpy(), label, kind=("class", "classes")),
         figures.histogram(table["probability"], "Probability of the class"),
     ]
     sections = [Section("Classes", f'<div class="charts">{"".join(charts)}</div>')]
@@ -66,12 +70,17 @@ def class_sections(table: pd.DataFrame, classes: Sequence[str], what: str, group
 def _agreement(table: pd.DataFrame, classes: Sequence[str], what: str, groups: np.ndarray) -> Section:
     probability = table[[f"p_{name}" for name in classes]].to_numpy(float)
     truth = np.array([list(classes).index(name) for name in table["truth"]])
-    matrix = confusion(truth, probability.argmax(axis=1), len(classes))
+    told = probability.argmax(axis=1)
     bins = reliability(probability, truth)
     chart = figures.reliability(bins.confidence, bins.accuracy, bins.count)
-    shown = confusion_table(matrix, classes) if len(classes) <= MAX_CLASSES else confusion_list(matrix, classes)
-    told = f'<p class="note">{escape(score_line(probability, truth, groups, what))}</p>'
-    return Section("Agreement with the known classes", f'{told}<div class="charts">{chart}</div>{shown}')
+    if len(classes) <= MAX_CLASSES:
+        shown = confusion_table(confusion(truth, told, len(classes)), classes)
+    else:
+        occurring, places = np.unique(np.concatenate([truth, told]), return_inverse=True)
+        matrix = confusion(*np.split(places, 2), len(occurring))
+        shown = confusion_list(matrix, [classes[place] for place in occurring])
+    note = f'<p class="note">{escape(score_line(probability, truth, groups, what))}</p>'
+    return Section("Agreement with the known classes", f'{note}<div class="charts">{chart}</div>{shown}')
 
 
 def score_line(probability: np.ndarray, truth: np.ndarray, groups: np.ndarray, what: str) -> str:

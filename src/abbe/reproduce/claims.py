@@ -30,6 +30,8 @@ class Claim:
     """How long it takes on two cores, about."""
     data: str = ""
     """What ``--data`` takes; empty where it takes nothing."""
+    file: bool = False
+    """Whether that is a file, not a folder."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class ClaimSettings:
     """What can be chosen of a run."""
 
     data: Path | None = None
-    """Images to use in place of those that come with a library."""
+    """Images or text to use in place of those that come with a library."""
     seed: int = 0
     """Of all random choices."""
 
@@ -102,6 +104,8 @@ CLAIMS: dict[str, Claim] = {
         "Scores of rotary positions depend on the distance alone, fall with it, and learn faster than sinusoids.",
         "arXiv:2104.09864",
         4,
+        "a text file in English, in place of the documentation that comes with Python",
+        file=True,
     ),
     "dncnn": Claim(
         "dncnn",

@@ -1,4 +1,8 @@
-"""Pictures of digits, drawn in the fonts that come with matplotlib: a task of ten classes that needs no download."""
+"""Pictures of digits, a task of ten classes that needs no download.
+
+They are handwritten where scikit-learn is installed, which brings 1,797 of 8 x 8 pixels (E. Alpaydin, C. Kaynak, UCI
+repository, 1998), and enlarged; otherwise drawn in the fonts that come with matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from abbe.data.resample import resize
 from abbe.data.synthetic import grain
 
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "STIXGeneral")
@@ -21,6 +26,25 @@ TURN, SHIFT = 25.0, 8.0
 """Largest angle in degrees, and largest way from the middle of the canvas in pixels."""
 NOISE = 0.15
 """Standard deviation of the grain and of the noise, in units of the contrast."""
+
+
+def handwritten_digits(side: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Take the digits of scikit-learn, enlarged; None where it is not installed.
+
+    Returns
+    -------
+    pictures : numpy.ndarray
+        (1797, 1, side, side), float32, ink 1 on 0.
+    classes : numpy.ndarray
+        (1797,), int64.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        return None
+    found = load_digits()
+    small = found.images.astype(np.float32) / 16
+    return resize(small, (side, side))[:, None], found.target.astype(np.int64)
 
 
 def draw_digits(number: int, side: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -15,10 +15,11 @@ from abbe.data.class_samples import read_picture
 from abbe.data.classes import Labelled, class_indices, classes_of, divide, find_classes
 from abbe.data.squares import square
 from abbe.errors import AbbeError
-from abbe.reproduce.digits import CLASSES, draw_digits
+from abbe.reproduce.digits import CLASSES, draw_digits, handwritten_digits
 
 SIDE = 32
 """Of a picture, in pixels."""
+DRAWN = "digits are drawn, for scikit-learn and its handwritten ones are not installed: pip install 'abbe[embed]'"
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,12 @@ class Pictures:
     """Classes."""
     source: str
     """Where they are from, in words."""
+    note: str = ""
+    """What else there is to say of that."""
 
 
 def load_pictures(folder: Path | None, number: int, held_out: int, seed: int) -> Pictures:
-    """Read pictures from folders of classes, or draw digits where there is no folder.
+    """Read pictures from folders of classes, or take digits where there is no folder: scikit-learn's, or drawn ones.
 
     Parameters
     ----------
@@ -58,9 +61,7 @@ def load_pictures(folder: Path | None, number: int, held_out: int, seed: int) ->
         When there are fewer than two classes, or a picture cannot be read.
     """
     if folder is None:
-        generator = np.random.default_rng(seed)
-        drawn = [draw_digits(count, SIDE, generator) for count in (number, held_out)]
-        return normalised(drawn[0], drawn[1], CLASSES, "drawn digits")
+        return load_digits(number, held_out, seed)
     images = find_classes(folder)
     classes = classes_of(images)
     if len(classes) < 2:
@@ -69,6 +70,20 @@ def load_pictures(folder: Path | None, number: int, held_out: int, seed: int) ->
     chosen = [some_of_each(part, count, seed) for part, count in ((train, number), (test, held_out))]
     parts = [(read_all(part), class_indices(part, classes)) for part in chosen]
     return normalised(parts[0], parts[1], len(classes), folder.name)
+
+
+def load_digits(number: int, held_out: int, seed: int) -> Pictures:
+    """Take scikit-learn's digits, a fifth of them held out, or draw some where it is not installed."""
+    generator = np.random.default_rng(seed)
+    found = handwritten_digits(SIDE)
+    if found is None:
+        drawn = [draw_digits(count, SIDE, generator) for count in (number, held_out)]
+        return replace(normalised(drawn[0], drawn[1], CLASSES, "drawn digits"), note=DRAWN)
+    pictures, classes = found
+    order = generator.permutation(len(classes))
+    parts = np.split(order, [len(order) // 5])
+    test, train = ((pictures[part[:most]], classes[part[:most]]) for part, most in zip(parts, (held_out, number)))
+    return normalised(train, test, CLASSES, "handwritten digits")
 
 
 def split(images: Sequence[Labelled], seed: int) -> tuple[list[Labelled], list[Labelled]]:

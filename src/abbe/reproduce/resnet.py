@@ -93,6 +93,8 @@ def run(settings: ClaimSettings, tell: Callable[[str], None], budget: Budget | N
     chosen = budget or Budget()
     pictures = load_pictures(settings.data, chosen.images, chosen.held_out, settings.seed)
     tell(f"{len(pictures.classes)} pictures of {pictures.number} classes from {pictures.source}")
+    if pictures.note:
+        tell(pictures.note)
     work = sum(config.blocks for config in NETWORKS.values())  # the time of a step grows with the depth
     pace = Pace(work * chosen.steps, tell)
     trained = {}

@@ -3,7 +3,7 @@
 Section 3.2.2, Eq. 16: a score of query and key depends on how far their words are apart, and not on where they are.
 Section 3.4.3: the bound of a score falls with the distance (Fig. 2). Section 4.2: masked tokens are learnt faster than
 with the sinusoids of 2017 that are added to the words (Fig. 3). The words here are characters, of the documentation
-that comes with Python.
+that comes with Python or of a text that is given.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ DISTANCES = ((1, 16), (16, 64), (64, 257))
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 FIRST = 2
 """Token of the first character; before it are padding and the mask."""
+TOKENS = {character: FIRST + place for place, character in enumerate(CHARACTERS)}
+SHORTEST = 20_000
+"""Characters of a text of which a tenth is held out."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def run(settings: ClaimSettings, tell: Callable[[str], None]) -> Found:
     tell(f"a score changes by {moved['rotary']:.1e} |q||k| at most where both words move by the same")
     distances = torch.arange(257)
     limits = bound(distances)
-    curves = learn(settings.seed, tell)
+    curves = learn(prose(settings.data), settings.seed, tell)
     means = curves.groupby(["positions", "step"])["loss"].mean().unstack(0)
     shifts = moved["rotary"] < ENOUGH
     falls = bool(np.all(np.diff([limits[first:last].mean() for first, last in DISTANCES]) < 0))
@@ -137,9 +140,8 @@ def bound(distances: torch.Tensor, channels: int = 128) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ the learning
 
 
-def learn(seed: int, tell: Callable[[str], None]) -> pd.DataFrame:
+def learn(text: np.ndarray, seed: int, tell: Callable[[str], None]) -> pd.DataFrame:
     """Train both kinds from several seeds: ``positions``, ``seed``, ``step`` and held-out ``loss``."""
-    text = prose()
     held_out = len(text) // 10
     rows = []
     for number in range(seed, seed + BUDGET.seeds):
@@ -150,20 +152,39 @@ def learn(seed: int, tell: Callable[[str], None]) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def prose() -> np.ndarray:
-    """Read the documentation that comes with Python as tokens, one per character.
+def prose(file: Path | None = None) -> np.ndarray:
+    """Read a text file, or else the documentation that comes with Python, as tokens, one per character.
 
     Raises
     ------
     AbbeError
-        Where this Python has been installed without it.
+        Where the file is no text or too short, or this Python has been installed without its documentation.
     """
+    text = documentation() if file is None else _read(file)
+    tokens = np.array([TOKENS[one] for one in text if one in TOKENS], np.int64)
+    if len(tokens) < SHORTEST:
+        raise AbbeError(
+            f"--data {file}: {len(tokens):,} characters of English; expected a text of {SHORTEST:,} at least"
+        )
+    return tokens
+
+
+def documentation() -> str:
+    """Take the topics of Python's own help, some hundred thousand characters."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise AbbeError("this Python came without its documentation (pydoc_data), which is what is learnt") from None
-    text = "\n".join(topics[name] for name in sorted(topics))
-    return np.array([FIRST + CHARACTERS.index(one) for one in text if one in CHARACTERS], np.int64)
+        raise AbbeError(
+            "this Python came without its documentation (pydoc_data), which is what is learnt; give a text with --data"
+        ) from None
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AbbeError(f"--data {file}: cannot be read as text ({error}); expected a text file in UTF-8") from error
 
 
 def learning_curve(kind: str, seed: int, text: np.ndarray, held_out: np.ndarray) -> pd.DataFrame:

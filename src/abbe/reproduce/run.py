@@ -63,8 +63,8 @@ def check_data(claim: Claim, data: Path | None) -> None:
     """Refuse data that the claim has no use for or that are not there, before anything is computed."""
     if data is not None and not claim.data:
         raise AbbeError(f"--data {data}: the claim {claim.name!r} takes no data; leave it out")
-    if data is not None and not data.is_dir():
-        raise AbbeError(f"--data {data}: no such folder; expected {claim.data}")
+    if data is not None and not (data.is_file() if claim.file else data.is_dir()):
+        raise AbbeError(f"--data {data}: no such {'file' if claim.file else 'folder'}; expected {claim.data}")
 
 
 def record(claim: Claim, settings: ClaimSettings, found: Found, started: datetime) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Description:
     """What it was trained on, with licence."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """What it measured, by data set."""
+    untrained: bool = False
+    """Whether the last layer is random or zero, so that what comes out means nothing before a training."""
     licence: str = ""
     """Of the weights."""
     abbe: str = ""

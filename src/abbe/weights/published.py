@@ -37,6 +37,8 @@ class Published:
     """Fields of the network's config that differ from the catalog's, such as the classes of a larger data set."""
     data: str = "ImageNet-1k"
     """What it was trained on."""
+    classes: tuple[str, ...] = ()
+    """What its outputs stand for, where they are few and known."""
     size: int = 224
     """Pixels per side of the images of its reported figure."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

@@ -12,6 +12,7 @@ it travels with the model.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,7 +65,7 @@ class ClassificationOptions:
         return len(self.classes)
 
     def __post_init__(self) -> None:
-        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        twice = sorted(name for name, times in Counter(self.classes).items() if times > 1)
         if twice:
             raise AbbeError(f"options.classes: {', '.join(twice)} more than once")
         if self.class_weights and len(self.class_weights) != len(self.classes):

@@ -51,12 +51,16 @@ def _timm(network: str, sha256: str, parameters: int, top1: float) -> Published:
     )
 
 
+CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
 def _cifar(network: str, sha256: str, parameters: int, top1: float) -> Published:
     return Published(
         f"{network}_cifar",
         f"{_CIFAR}{network}-{sha256}.th",
         "BSD-2-Clause",
         data="CIFAR-10",
+        classes=CIFAR_10,
         tested="CIFAR-10 test",
         size=32,
         parameters=parameters,

@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 
 INTERVAL = 0.05
-"""Seconds between samples."""
+"""Seconds between samples, at least."""
+LEAST_PAUSE = 20
+"""Times as long as a sample takes: walking the pages of a large process must not slow it down."""
 
 
 @dataclass
@@ -57,10 +59,13 @@ def sampled(pid: int) -> Iterator[Run]:
 
 
 def _sample(pid: int, run: Run, ended: threading.Event) -> None:
-    while not ended.wait(INTERVAL):
+    pause = INTERVAL
+    while not ended.wait(pause):
+        began = time.thread_time()
         sizes = [_sizes(process) for process in _tree(pid)]
         run.demand = max(run.demand, sum(size.get("Pss_Anon", 0) + size.get("Pss_Shmem", 0) for size in sizes))
         run.resident = max(run.resident, sum(size.get("Pss", 0) for size in sizes))
+        pause = max(INTERVAL, LEAST_PAUSE * (time.thread_time() - began))
 
 
 def _tree(pid: int) -> list[int]:

@@ -47,6 +47,7 @@ ROOMS = (
         "learn_restoration",
         "learn_sequences",
         "learn",
+        "learn_deblurring",
         "cards",
         "export",
         "checkup",

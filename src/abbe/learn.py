@@ -130,7 +130,8 @@ def train_recipe(
         tell = logger.debug
     if data:
         recipe.data.paths = [str(path) for path in data]
-        theirs = len(recipe.data.weights) == len(data) or "data.weights" in (overrides or {})
+        sources = len(data) + bool(recipe.data.simulated)
+        theirs = len(recipe.data.weights) == sources or "data.weights" in (overrides or {})
         recipe.data.weights = recipe.data.weights if theirs else []  # those of the recipe's own folders
     if from_scratch:
         recipe.start_from = None

@@ -51,6 +51,7 @@ ROOMS = (
         "learn_restoration",
         "learn_sequences",
         "learn",
+        "learn_deblurring",
         "self_training",
         "restore_batch",
         "cards",

@@ -12,11 +12,18 @@ from scipy import ndimage
 from abbe.api import load, train
 from abbe.data.clean import find_clean_images
 from abbe.data.normalize import Normalization
+from abbe.data.scenes import SimulatedScene
 from abbe.errors import AbbeError
-from abbe.learn_restoration import RestorationSamples, find_restoration_source, restored
+from abbe.learn import describe, starting_method
+from abbe.learn_restoration import (
+    RestorationSamples,
+    find_restoration_source,
+    restoration_training_data,
+    restored,
+)
 from abbe.methods.restoration.restore import CLEAN
 from abbe.tiling.prepare import Predictor
-from abbe.train.recipe import load_recipe
+from abbe.train.recipe import Recipe, load_recipe
 
 SHORT = {
     "method": "dncnn_tiny",
@@ -110,3 +117,64 @@ def test_swapped_pairs_are_told(tmp_path) -> None:
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:
     with pytest.raises(AbbeError, match=r"25\.5 here"):
         train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "[0.0, 0.1]"}, out=tmp_path / "run")
+
+
+# ------------------------------------------------------------------------------------------------ simulated scenes
+
+
+def recipe_of(**overrides) -> Recipe:
+    given = {"data.simulated": {"train": 5, "val": 2, "seed": 3}, "data.validation_fraction": 0.0}
+    return load_recipe("dncnn_s", SHORT | given | {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+def test_a_recipe_without_folders_trains_on_simulated_scenes(tmp_path) -> None:
+    lines: list[str] = []
+    simulated = {"data.simulated.train": "4", "data.simulated.val": "2", "train.steps": 4, "train.steps_per_epoch": 4}
+    trained = train("dncnn_s", overrides=SHORT | simulated, out=tmp_path / "run", tell=lines.append)
+    assert "simulating 4 scenes to train and 2 to validate on" in lines
+    assert "training on 4 images, validating on 2" in lines
+    assert load(trained.model).description.metrics["validation"]["psnr"] > 5
+
+
+def test_scenes_are_normalised_as_images_are_and_parts_share_none() -> None:
+    source = find_restoration_source(recipe_of(), lambda line: None)
+    assert [len(source.train), len(source.validation)] == [5, 2]
+    assert not {one.seed for one in source.train} & {one.seed for one in source.validation}
+    samples = RestorationSamples(source.train, Normalization("percentile", 0, 50), 3)
+    assert samples[1] is samples[1]
+    assert samples[1].image.shape == (3, 256, 256)
+    assert np.median(samples[1].image) == pytest.approx(1, abs=1e-5)
+
+
+def test_folders_and_scenes_are_mixed_by_their_weights(tmp_path) -> None:
+    recipe = recipe_of(data__paths=[str(good_images(tmp_path, 3))], data__weights=[0.9, 0.1])
+    source = find_restoration_source(recipe, lambda line: None)
+    assert [isinstance(one, SimulatedScene) for one in source.train] == [False] * 3 + [True] * 5
+    assert source.weights == pytest.approx([0.3] * 3 + [0.02] * 5)
+    data = restoration_training_data(recipe, starting_method(recipe, describe(recipe)), source)
+    assert data[0]["image"].shape == (1, 24, 24)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [-1.0, 2.0], [1.0, 1.0, 1.0]])
+def test_weights_that_fit_no_source_are_refused(tmp_path, weights) -> None:
+    recipe = recipe_of(data__paths=[str(good_images(tmp_path, 3))], data__weights=weights)
+    with pytest.raises(AbbeError, match=r"data.weights is .* for 2 sources"):
+        find_restoration_source(recipe, lambda line: None)
+
+
+def test_pairs_and_scenes_learn_together(tmp_path) -> None:
+    recipe = recipe_of(data__paths=[str(pairs(tmp_path, 2))])
+    lines: list[str] = []
+    source = find_restoration_source(recipe, lines.append)
+    assert "2 pairs of a bad and a good image, 7 good images, made worse for each crop" in lines
+    assert len(source.train) == 7
+
+
+def test_senseless_simulations_are_told() -> None:
+    for wanted in ({"tran": 3}, {"train": -1}):
+        with pytest.raises(AbbeError, match=r"data.simulated is .*; expected numbers for train, val and seed"):
+            find_restoration_source(recipe_of(data__simulated=wanted), lambda line: None)
+    with pytest.raises(AbbeError, match="names no data"):
+        find_restoration_source(recipe_of(data__simulated={"val": 2}), lambda line: None)
+    with pytest.raises(AbbeError, match="planes"):
+        RestorationSamples([SimulatedScene(0)], Normalization(), 1, volume=True)[0]

@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from abbe import self_training
-from abbe.api import restore
+from abbe import learn_deblurring, self_training
+from abbe.api import load, restore
 from abbe.batch import Outputs
 from abbe.data.image import Image
 from abbe.data.select import Series
@@ -173,3 +173,46 @@ def test_flips_are_asked_for(tmp_path: Path) -> None:
     assert not np.allclose(plain, turned)
     np.testing.assert_allclose(np.rot90(turned), once, rtol=1e-4, atol=0.5)
     assert RestoreSettings().flips is False
+
+
+def test_blur_is_undone_for_a_microscope(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learn_deblurring, "timed", hurried)
+    tifffile.imwrite(tmp_path / "a.tif", noisy(), ome=True, metadata={"PhysicalSizeX": 0.09, "PhysicalSizeY": 0.09})
+    told: list[str] = []
+    asked = LearnSettings(minutes=1, target="deblur", psf="na=1.4,emission=520")
+    result = restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"), learning=asked, tell=told.append)
+    assert not result.failures
+    assert any("0.09 µm per pixel" in line for line in told)
+    assert tifffile.imread(tmp_path / "out" / "a_restored.tif").dtype == np.uint16
+    options = load(tmp_path / "out" / "learned").description.options
+    assert options["numerical_aperture"] == 1.4
+    assert options["photons"][0] < options["photons"][1]
+
+
+def hurried(recipe, minutes):
+    recipe.method, recipe.network = "dncnn_tiny", {}
+    recipe.data.simulated = {"train": 2, "val": 1}
+    recipe.train.steps, recipe.train.steps_per_epoch, recipe.train.batch_size, recipe.train.crop = 4, 2, 2, 32
+    recipe.train.workers = 0
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"target": "deblur"}, "--psf na=1.4,emission=520"),
+        ({"psf": "na=1.4,emission=520"}, "add --target deblur"),
+        ({"target": "deblur", "psf": "na=1.4,emission=520"}, "pixel size unknown"),
+        ({"target": "deblur", "psf": "na=1.4,emission=0.52"}, "may be 520"),
+    ],
+)
+def test_a_microscope_that_is_not_understood_is_said(asked, words) -> None:
+    with pytest.raises(AbbeError, match=words):
+        restore(noisy(), **asked)
+
+
+def test_a_model_learns_no_more(tmp_path: Path) -> None:
+    with pytest.raises(AbbeError, match="leave out either"):
+        restore(noisy(), "nuclei", minutes=3)
+    with pytest.raises(AbbeError, match="leave out either"):
+        restore_files([tmp_path], Outputs(tmp_path / "out"), "nuclei", train_on=[tmp_path])

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -275,9 +275,6 @@ def restore(
     model: str | Path | Model | None = None,
     *,
     train_on: Sequence[Any] = (),
-    minutes: float = 10,
-    method: Literal["auto", "noise2void", "n2v2", "structn2v"] = "auto",
-    seed: int = 0,
     **settings: Any,
 ) -> np.ndarray:
     """Restore an image: denoise, deblur, or whatever a model was trained for.
@@ -292,10 +289,9 @@ def restore(
         image itself; :func:`abbe.self_training.learn_to_restore` gives such a model for many images.
     train_on
         Other noisy images to learn from, in place of this one.
-    minutes, method, seed
-        Of learning: see :class:`~abbe.settings.LearnSettings`.
     **settings
-        Fields of :class:`~abbe.settings.RestoreSettings`, such as ``dtype="float32"``.
+        Fields of :class:`~abbe.settings.RestoreSettings`, such as ``dtype="float32"``, and where no model is given of
+        :class:`~abbe.settings.LearnSettings`, such as ``minutes=3``.
 
     Returns
     -------
@@ -307,13 +303,24 @@ def restore(
     AbbeError
         When the image cannot be read or does not fit the model, the model restores nothing, or there is nothing to
         learn.
+
+    Examples
+    --------
+    >>> abbe.restore(noisy, minutes=3)  # doctest: +SKIP
     """
+    asked = {
+        field.name: settings.pop(field.name) for field in dataclasses.fields(LearnSettings) if field.name in settings
+    }
+    learning = build_config(LearnSettings, asked, "restore")
     chosen = build_config(RestoreSettings, settings, "restore")
     if model is not None:
+        if asked or train_on:
+            raise AbbeError(
+                f"{', '.join(asked) or 'train_on'}: a model was given, which learns no more; leave out either"
+            )
         return Restorer(model if isinstance(model, Model) else load(model)).restore(image, chosen).pixels
     from abbe.self_training import learn_to_restore  # brings the trainer, which nothing else needs
 
-    learning = LearnSettings(minutes, method, seed)
     with tempfile.TemporaryDirectory() as name:
         learned = learn_to_restore(list(train_on) or [image], Path(name), chosen, learning, progress=False)
         return Restorer(learned.model).restore(image, chosen).pixels

@@ -115,7 +115,8 @@ def train_recipe(
         tell = logger.debug
     if data:
         recipe.data.paths = [str(path) for path in data]
-        theirs = len(recipe.data.weights) == len(data) or "data.weights" in (overrides or {})
+        sources = len(data) + bool(recipe.data.simulated)
+        theirs = len(recipe.data.weights) == sources or "data.weights" in (overrides or {})
         recipe.data.weights = recipe.data.weights if theirs else []  # those of the recipe's own folders
     if from_scratch:
         recipe.start_from = None
@@ -133,7 +134,7 @@ def _lesson(recipe: Recipe, run: Path, tell: Callable[[str], None]) -> Lesson:
     if objective == "translation":
         return _sequence_lesson(recipe, tell)
     if objective == "restoration":
-        return _restoration_lesson(recipe, tell)
+        return restoration_lesson(recipe, tell)
     if objective in NOISY:
         return noisy_lesson(recipe, find_noisy_images(recipe), tell)
     return _class_lesson(recipe, tell) if objective == "classification" else _object_lesson(recipe, run, tell)
@@ -200,7 +201,7 @@ def _sequence_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     return Lesson(method, description, data, plan, validation, partial(validation, method), "translate")
 
 
-def _restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
+def restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on good images, or on pairs of a bad and a good one."""
     source = find_restoration_source(recipe, tell)
     description = describe(recipe)

@@ -1,7 +1,8 @@
-"""What training a restoration needs beside a recipe: good images or pairs in parts, and scores on whole images."""
+"""What training a restoration needs beside a recipe: good images, simulated ones or pairs in parts, and scores."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from abbe.data.image import Image
 from abbe.data.normalize import Normalization
 from abbe.data.read import read
 from abbe.data.sample import Sample
+from abbe.data.scenes import SimulatedScene, simulated_scenes
 from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.methods.restoration.restore import CLEAN, Restoration
@@ -32,54 +34,95 @@ from abbe.train.settings import build_config
 TILE = {2: 512, 3: 64}
 """Pixels per side that the network sees at once in validation, by spatial axes."""
 
+NOISY = re.compile(r"(?<![a-z])(noisy|low|raw)(?![a-z])", re.IGNORECASE)
+"""Names of bad images that have more noise than good ones: blurred ones have less."""
 PAIRS = 5
 """Pairs whose noise is compared."""
 SWAPPED = 2.0
 """By what factor the noise of a good image is suspiciously above that of its bad one."""
 
 
+SIMULATED = ("train", "val", "seed")
+"""What ``data.simulated`` says of scenes: how many in each part, and which."""
+Good = CleanImage | SimulatedScene
+
+
 @dataclass(frozen=True)
 class RestorationSource:
     """Images in two parts."""
 
-    train: list[CleanImage]
-    validation: list[CleanImage]
+    train: list[Good]
+    validation: list[Good]
+    weights: list[float] | None = None
+    """How often each image of the training is drawn, relative to the others; equally unless given."""
 
 
 def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> RestorationSource:
-    """Find the images of all folders, and divide them as their folders say or by their names.
+    """Find the images of all folders, and divide them as their folders say or by their names; simulated scenes join.
 
     Raises
     ------
     AbbeError
         When there are none, or they cannot be learnt from.
     """
-    if not recipe.data.paths:
-        raise AbbeError(f"recipe {recipe.name}: names no data; say where the images are with --data FOLDER")
-    found = [one for path in recipe.data.paths for one in find_clean_images(path) if one.split != "test"]
-    if not found:
-        raise AbbeError(f"{recipe.data.paths[0]}: only images for testing; expected some in train")
-    both = sum(one.worse is not None for one in found)
-    tell(f"{both} pairs of a bad and a good image" if both else f"{len(found)} good images, made worse for each crop")
-    if 0 < both < len(found):
+    folders = [_find_folder(path, recipe) for path in recipe.data.paths]
+    folders += [_simulated(recipe, tell)] if recipe.data.simulated else []
+    train, held = ([one for folder in folders for one in folder[part]] for part in (0, 1))
+    if not train:
         raise AbbeError(
-            f"{recipe.data.paths[0]}: {both} pairs and {len(found) - both} good images alone; give one kind"
+            f"{recipe.data.paths[0]}: only images for testing; expected some in train"
+            if recipe.data.paths
+            else f"recipe {recipe.name}: names no data; say where the images are with --data FOLDER"
         )
-    if both and (turned := seem_swapped(found)):
+    both = sum(isinstance(one, CleanImage) and one.worse is not None for one in train + held)
+    alone = len(train) + len(held) - both
+    parts = [f"{both} pairs of a bad and a good image"] if both else []
+    tell(", ".join(parts + ([f"{alone} good images, made worse for each crop"] if alone else [])))
+    if turned := seem_swapped([one for one in train + held if isinstance(one, CleanImage)]):
         tell(f"warning: {turned}")
+    return RestorationSource(train, held, _weights(recipe, [len(folder[0]) for folder in folders]))
+
+
+def _find_folder(path: str, recipe: Recipe) -> tuple[list[Good], list[Good]]:
+    """Find the images of a folder to train and to validate on."""
+    found = [one for one in find_clean_images(path) if one.split != "test"]
     validation = [one for one in found if one.split == "val"]
-    if validation:
-        return RestorationSource([one for one in found if one.split != "val"], validation)
     share = recipe.data.validation_fraction
-    if len(found) < 2 or share == 0:
-        return RestorationSource(found, [])
+    if validation or len(found) < 2 or share == 0:
+        return [one for one in found if one.split != "val"], list(validation)
     train, held = split(found, [1 - share, share], recipe.train.seed)  # type: ignore[arg-type]
-    return RestorationSource(train, held)  # type: ignore[arg-type]
+    return train, held  # type: ignore[return-value]
+
+
+def _simulated(recipe: Recipe, tell: Callable[[str], None]) -> tuple[list[Good], list[Good]]:
+    """Name the scenes to train and to validate on; they are drawn when they are used, and no two parts share one."""
+    wanted = recipe.data.simulated
+    if wanted.keys() - set(SIMULATED) or min(wanted.values()) < 0:
+        raise AbbeError(f"recipe {recipe.name}: data.simulated is {wanted}; expected numbers for train, val and seed")
+    train, held = (
+        simulated_scenes(wanted.get(part, 0), 2 * wanted.get("seed", 0) + place)
+        for place, part in enumerate(("train", "val"))
+    )
+    tell(f"simulating {len(train)} scenes to train and {len(held)} to validate on")
+    return list(train), list(held)
+
+
+def _weights(recipe: Recipe, sizes: Sequence[int]) -> list[float] | None:
+    """Spread the weights of folders, that of simulated scenes behind them, over their images."""
+    weights = recipe.data.weights
+    if not weights:
+        return None
+    if len(weights) != len(sizes) or min(weights) < 0 or sum(w for w, n in zip(weights, sizes, strict=True) if n) == 0:
+        raise AbbeError(
+            f"recipe {recipe.name}: data.weights is {weights} for {len(sizes)} sources of images (folders, and "
+            "simulated scenes behind them); expected one number for each, none below 0 and one above, or an empty list"
+        )
+    return np.repeat(np.array(weights) / np.maximum(sizes, 1), sizes).tolist()
 
 
 def seem_swapped(pairs: Sequence[CleanImage]) -> str:
-    """Say so where most of a few pairs have more noise in the good image than in the bad one."""
-    looked_at = [one for one in pairs if one.worse is not None][:PAIRS]
+    """Say so where most of a few pairs have more noise in the good image than in the one that is called noisy."""
+    looked_at = [one for one in pairs if one.worse is not None and NOISY.search(str(one.worse))][:PAIRS]
     more = 0
     for pair in looked_at:
         try:
@@ -87,7 +130,7 @@ def seem_swapped(pairs: Sequence[CleanImage]) -> str:
         except AbbeError:
             continue
         more += good.deviation(good.level) > SWAPPED * bad.deviation(bad.level)
-    if 2 * more <= len(looked_at):
+    if not looked_at or 2 * more <= len(looked_at):
         return ""
     first = looked_at[0]
     return f"{first.clean} has more noise than {first.worse}, and so have most pairs; are good and bad images swapped?"
@@ -105,7 +148,7 @@ class RestorationSamples:
     Parameters
     ----------
     images
-        Good ones or pairs.
+        Good ones, simulated ones or pairs.
     normalization
         Measured on the bad image where there is one, and applied to both.
     in_channels
@@ -114,9 +157,7 @@ class RestorationSamples:
         Read stacks whole instead of planes.
     """
 
-    def __init__(
-        self, images: Sequence[CleanImage], normalization: Normalization, in_channels: int, volume: bool = False
-    ):
+    def __init__(self, images: Sequence[Good], normalization: Normalization, in_channels: int, volume: bool = False):
         self.images, self.normalization, self.in_channels, self.volume = images, normalization, in_channels, volume
         self._kept: dict[int, Sample] = {}
 
@@ -125,8 +166,15 @@ class RestorationSamples:
 
     def __getitem__(self, index: int) -> Sample:
         if index not in self._kept:
-            self._kept[index] = self._read(self.images[index])
+            image = self.images[index]
+            self._kept[index] = self._draw(image) if isinstance(image, SimulatedScene) else self._read(image)
         return self._kept[index]
+
+    def _draw(self, scene: SimulatedScene) -> Sample:
+        if self.volume:
+            raise AbbeError(f"{scene.name}: simulated scenes are planes; a network of stacks needs --data FOLDER")
+        pixels = match_channels(self.normalization.normalize(scene.render()[None]), self.in_channels, scene.name)
+        return Sample(np.ascontiguousarray(pixels), name=scene.name)
 
     def _read(self, image: CleanImage) -> Sample:
         opened = read(image.clean)
@@ -151,7 +199,7 @@ def _pixel_size(known: dict[str, float], volume: bool) -> tuple[float, ...] | No
     return tuple(known[axis] for axis in axes) if set(axes) <= known.keys() else None
 
 
-def restoration_samples(recipe: Recipe, method: Restoration, images: Sequence[CleanImage]) -> RestorationSamples:
+def restoration_samples(recipe: Recipe, method: Restoration, images: Sequence[Good]) -> RestorationSamples:
     """Give the images as the method learns from them."""
     normalization = build_config(Normalization, recipe.data.normalization, f"{recipe.name}: data.normalization")
     return RestorationSamples(images, normalization, method.in_channels, len(method.geometry.multiple) == 3)
@@ -168,6 +216,7 @@ def restoration_training_data(recipe: Recipe, method: Restoration, source: Resto
         recipe.train.crop_extents(len(method.geometry.multiple)),
         steps * recipe.train.batch_size,
         recipe.train.seed,
+        source.weights,
     )
 
 

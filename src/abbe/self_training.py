@@ -1,4 +1,8 @@
-"""A model of noisy images, learnt from these images within minutes: what ``abbe restore`` does where none is given."""
+"""A model for images, learnt within minutes from them or for them: what ``abbe restore`` does where none is given.
+
+Noise is learnt from the images themselves. Blur is not in them to be learnt: sharp scenes are simulated, blurred as the
+microscope does it, and given the noise that the images have.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,19 @@ import numpy as np
 
 from abbe.data.inputs import state_of
 from abbe.data.noisy import same_channels
+from abbe.data.normalize import Normalization
 from abbe.data.select import Series
 from abbe.data.write import write_text
 from abbe.errors import AbbeError
-from abbe.learn import noisy_lesson
+from abbe.learn import noisy_lesson, restoration_lesson
+from abbe.learn_deblurring import deblurring_recipe, parse_point_spread
 from abbe.learn_noisy import open_frames
 from abbe.lesson import teach
 from abbe.model import Model, load_model
 from abbe.ops.boxes import Box
 from abbe.ops.noise import Noise, Verdict, estimate_noise
 from abbe.settings import LearnSettings, RestoreSettings
-from abbe.train.recipe import DataConfig, Recipe, TrainConfig
+from abbe.train.recipe import DataConfig, Recipe, TrainConfig, load_recipe
 
 Tell = Callable[[str], None]
 FRAMES = 12
@@ -131,25 +137,33 @@ def learn_to_restore(
         When there is no noise in the images, none can be read, or the folder holds what was learnt from others.
     """
     settings, learning = settings or RestoreSettings(), learning or LearnSettings()
-    check_time(learning)
+    check_settings(learning)
     opened = _opened(images, settings, tell)
     same_channels(opened)
     look = look_at_noise(opened)
-    recipe, notes = choose(look, learning)
+    sharpens = learning.target == "deblur"
+    recipe, notes = choose_for_blur(look, opened, learning) if sharpens else choose(look, learning)
     for note in notes:
         tell(note)
     begun = _open_folder(run, _key(images, settings, learning), overwrite)
     if begun == "done":
         tell(f"{run}: learnt by an earlier run")
     else:
-        lesson = noisy_lesson(recipe, opened, tell)
+        lesson = restoration_lesson(recipe, tell) if sharpens else noisy_lesson(recipe, opened, tell)
         tell(lesson.plan)
         teach(lesson, recipe, run, resume=begun == "begun", progress=progress)
     return Learned(load_model(run), look, run, tuple(notes))
 
 
-def check_time(learning: LearnSettings) -> None:
-    """Refuse to learn in no time."""
+def check_settings(learning: LearnSettings) -> None:
+    """Refuse to learn in no time, or blur of which nothing is known."""
+    if learning.psf is not None and learning.target != "deblur":
+        raise AbbeError("--psf: only blur is undone with it; add --target deblur")
+    if learning.target == "deblur" and learning.psf is None:
+        raise AbbeError(
+            "--target deblur: say with which microscope, such as --psf na=1.4,emission=520, or take the model for any "
+            "with --model deblur"
+        )
     if learning.minutes <= 0:
         raise AbbeError(
             f"--minutes {learning.minutes:g}: nothing is learnt in that; give some, or a model that has learnt already "
@@ -280,6 +294,29 @@ METHODS = {
     "n2v2": "learning by N2V2",
     "structn2v": "learning by structN2V, with the neighbours that share it hidden",
 }
+
+
+def choose_for_blur(
+    look: NoiseLook | None, images: Sequence[Series], learning: LearnSettings
+) -> tuple[Recipe, list[str]]:
+    """Write the recipe that undoes a microscope's blur, at the noise and the contrast of the first image.
+
+    Raises
+    ------
+    AbbeError
+        Where the microscope is not understood, or the pixel size is unknown.
+    """
+    assert learning.psf is not None
+    microscope, first = parse_point_spread(learning.psf), images[0][0]
+    pixel_size = microscope.pixels(first.pixel_size.get("x"))
+    noise = look.noise if look is not None and look.verdict != "none" else None
+    contrast = Normalization(**load_recipe("deblur").data.normalization).statistics(first.box, first.extents)
+    recipe = deblurring_recipe(microscope, pixel_size, noise, learning.minutes, contrast=contrast)
+    recipe.train.seed = learning.seed
+    warning = microscope.warning(pixel_size)
+    seen = f"{look}; " if look is not None else ""
+    notes = [f"{seen}learning to undo the blur of {learning.psf} at {pixel_size:g} µm per pixel from simulated scenes"]
+    return recipe, notes + ([f"warning: {warning}"] if warning else [])
 
 
 def recipe_of(method: str, noise: Noise, learning: LearnSettings) -> Recipe:

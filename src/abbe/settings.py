@@ -80,10 +80,16 @@ class RestoreSettings(ImageSettings, ComputeSettings):
 
 @dataclass(frozen=True)
 class LearnSettings:
-    """How to learn from noisy images alone, where no model is given."""
+    """How to learn, where no model is given."""
 
     minutes: float = 10.0
     """Time to learn, at most."""
+    target: Literal["denoise", "deblur"] = "denoise"
+    """denoise learns from the noisy images alone; deblur from simulated scenes, blurred as --psf says, with the noise of
+    the images."""
+    psf: str | None = None
+    """The microscope whose blur is to be undone, such as na=1.4,emission=520 (in nm); further index (of the immersion,
+    1.518), microscope (widefield or confocal) and pixel (in µm, where the image does not say)."""
     method: Literal["auto", "noise2void", "n2v2", "structn2v"] = "auto"
     """auto looks at the noise: noise2void where it is independent from pixel to pixel, else structn2v, which hides the
     neighbours that share it."""

@@ -311,12 +311,12 @@ class _Bank(NamedTuple):
 
 def _make_bank(config: FluorescenceField) -> _Bank:
     generator = np.random.default_rng([config.seed, 1])
-    outlines = np.stack([_outline(config, generator) for _ in range(SHAPES)])
-    stamps = [_render(outline, config.texture, generator) for outline in outlines]
+    outlines = np.stack([nucleus_outline(config, generator) for _ in range(SHAPES)])
+    stamps = [render_nucleus(outline, config.texture, generator) for outline in outlines]
     return _Bank(stamps, outlines, np.array([stamp.sum() for stamp in stamps]))
 
 
-def _outline(config: FluorescenceField, generator: np.random.Generator) -> np.ndarray:
+def nucleus_outline(config: FluorescenceField, generator: np.random.Generator) -> np.ndarray:
     """Radius of a bent ellipse at equal angles."""
     angle = np.arange(ANGLES) * (2 * np.pi / ANGLES)
     size = config.diameter / 2 * math.exp(config.diameter_spread * np.clip(generator.normal(), -2, 2))
@@ -330,7 +330,7 @@ def _outline(config: FluorescenceField, generator: np.random.Generator) -> np.nd
     return ellipse * (1 + config.irregularity * np.clip(bends, -3, 3))
 
 
-def _render(outline: np.ndarray, texture: float, generator: np.random.Generator) -> np.ndarray:
+def render_nucleus(outline: np.ndarray, texture: float, generator: np.random.Generator) -> np.ndarray:
     """Draw one nucleus: thicker, so brighter, in the middle, and textured at two scales."""
     radius = math.ceil(outline.max())
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]

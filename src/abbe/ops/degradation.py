@@ -11,7 +11,13 @@ import io
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.signal import fftconvolve
+
+ENDS = (0.01, 0.998)
+"""Quantiles between which an image's range is."""
+MOST_BRIGHTER = 20.0
+"""Largest factor by which an exposure makes up for blur."""
 
 
 def add_gaussian_noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:
@@ -27,7 +33,8 @@ def add_camera_noise(image: np.ndarray, gain: float, read_noise: float, generato
     Parameters
     ----------
     image
-        Expected values above the camera's offset; below zero there is no light.
+        Expected values above the camera's offset. What lies below zero is darker than the offset, which light cannot
+        make it: it stays as it is, without shot noise, so that the mean is kept.
     gain
         Grey values per photo-electron; 0 for light without shot noise.
     read_noise
@@ -41,7 +48,7 @@ def add_camera_noise(image: np.ndarray, gain: float, read_noise: float, generato
     """
     counted = np.asarray(image, np.float32)
     if gain > 0:
-        counted = (gain * generator.poisson(np.maximum(image, 0) / gain)).astype(np.float32)
+        counted = (gain * generator.poisson(np.maximum(image, 0) / gain) + np.minimum(image, 0)).astype(np.float32)
     return add_gaussian_noise(counted, read_noise, generator)
 
 
@@ -87,3 +94,38 @@ def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     margins = [(0, 0), *((extent // 2, extent // 2) for extent in kernel.shape)]
     wide = np.pad(np.asarray(image, np.float32), margins, mode="symmetric")
     return fftconvolve(wide, kernel[None].astype(np.float32), mode="valid", axes=range(1, image.ndim))
+
+
+def add_haze(image: np.ndarray, share: float, width: float) -> np.ndarray:
+    """Spread a share of the light of every plane of (C, [Z,] Y, X) widely, as what is out of focus does.
+
+    Parameters
+    ----------
+    image
+        Its sum is kept, but for what the mirrored borders change.
+    share
+        0 to 1.
+    width
+        Standard deviation of the spread light, in pixels.
+    """
+    wide = ndimage.gaussian_filter(np.asarray(image, np.float32), (0,) * (image.ndim - 2) + (width, width))
+    return (1 - share) * image + share * wide
+
+
+def exposed_alike(seen: np.ndarray, clean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a blurred image to the range of the clean one, and the clean one along by the same map.
+
+    Blur takes the brightness of small things, and an exposure is set by what is left: detail of the clean image may lie
+    far above 1 then, where a network has to find it.
+
+    Parameters
+    ----------
+    seen, clean
+        Of one shape. Where either is even, both stay as they are.
+    """
+    (low, high), (black, white) = (np.quantile(image, ENDS) for image in (seen, clean))
+    if not (high > low and white > black):
+        return seen, clean
+    slope = float(np.clip((white - black) / (high - low), 1, MOST_BRIGHTER))
+    scaled, along = (((image - low) * slope + black).astype(np.float32) for image in (seen, clean))
+    return scaled, along

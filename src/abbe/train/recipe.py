@@ -141,11 +141,13 @@ class DataConfig:
     paths: list[str] = field(default_factory=list)
     """Folders with annotated images."""
     simulated: dict[str, int] = field(default_factory=dict)
-    """Stacks of nuclei to simulate where no folder is given: how many for ``train`` and ``val``, and their ``seed``."""
+    """What to simulate: how many for ``train`` and ``val``, and their ``seed``. Stacks of nuclei where objects are
+    learnt and no folder is given; scenes that join the images of the folders where restoration is."""
     sums: dict[str, Any] = field(default_factory=dict)
     """Sums of whole numbers that a translation learns, by the names of their own configuration."""
     weights: list[float] = field(default_factory=list)
-    """How often samples come from each folder, relative to the others; empty: by the number of images."""
+    """How often samples come from each folder, and behind them from simulated scenes, relative to the others; empty: by
+    the number of images."""
     validation_fraction: float = 0.15
     """Part of the images to set aside for validation where the data has no such split."""
     folds: int = 0

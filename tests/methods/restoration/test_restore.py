@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import nn
 
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
 from abbe.methods.restoration.dncnn import VARIANTS, build
 from abbe.methods.restoration.restore import CLEAN, Restoration, RestorationOptions
+from abbe.ops.degradation import exposed_alike
+from abbe.ops.point_spread import point_spread
 
 
 class Identity(nn.Module):
@@ -54,20 +57,57 @@ def test_pairs_are_taken_as_they_are() -> None:
     np.testing.assert_array_equal(batch["clean"], image[1:])
 
 
-@pytest.mark.parametrize("kind", ["blur", "motion", "microscope", "enlarged", "jpeg"])
+KINDS = ["blur", "motion", "microscope", "micrograph", "enlarged", "jpeg"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_keeps_flat_images_and_shapes(kind) -> None:
-    options = RestorationOptions(kinds=(kind,), sigma=(0, 0), pixel_size=(0.1, 0.1))
+    options = RestorationOptions(kinds=(kind,), sigma=(0, 0), photons=(1e9, 1e9), pixel_size=(0.1, 0.1))
     batch = made(options, flat(0.5, 40, 3))
     assert batch["image"].shape == (3, 40, 40)
     np.testing.assert_allclose(batch["image"], 0.5, atol=0.003)
 
 
-@pytest.mark.parametrize("kind", ["blur", "motion", "microscope", "enlarged", "jpeg"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_takes_something_away(kind) -> None:
     texture = Sample(np.random.default_rng(1).random((1, 64, 64), np.float32))
     options = RestorationOptions(kinds=(kind,), sigma=(0, 0), quality=(10, 10), pixel_size=(0.1, 0.1), blur=(1, 2))
     batch = made(options, texture)
     assert np.corrcoef(batch["image"].ravel(), batch["clean"].ravel())[0, 1] < 0.99
+
+
+def test_a_micrograph_is_blurred_and_then_exposed() -> None:
+    """Mean and variance over many exposures are those of the blurred image, not of the clean one."""
+    spot = np.full((1, 21, 21), 0.1, np.float32)
+    spot[0, 8:13, 8:13] = 1
+    options = RestorationOptions(kinds=("micrograph",), photons=(200, 200), sigma=(5.1, 5.1), pixel_size=(0.1, 0.1))
+    method, generator = Restoration(Identity(), options), np.random.default_rng(0)
+    pairs = [method.degrade(Sample(spot), generator) for _ in range(600)]
+    kernel = point_spread(options.numerical_aperture, options.emission, (0.1, 0.1))
+    seen = ndimage.convolve(spot[0], kernel, mode="reflect")
+    seen, clean = exposed_alike(seen, spot[0])
+    images = np.stack([image[0] for image, _ in pairs])
+    np.testing.assert_allclose(pairs[0][1][0], clean, atol=1e-4)
+    np.testing.assert_allclose(images.mean(0), seen, atol=0.02)
+    variance = seen / 200 + (5.1 / 255) ** 2
+    np.testing.assert_allclose(images.var(0), variance, rtol=0.35)
+    assert np.median(images.var(0) / variance) == pytest.approx(1, rel=0.05)
+
+
+def test_resolution_stands_for_aperture_wavelength_and_pixel() -> None:
+    texture = Sample(np.random.default_rng(1).random((1, 64, 64), np.float32))
+    shared = {"kinds": ("microscope",), "sigma": (0, 0)}
+    known = RestorationOptions(**shared, numerical_aperture=1.2, emission=600, pixel_size=(0.25 / 3,) * 2)  # 0.25 µm
+    blind = RestorationOptions(**shared, resolution=(3, 3))
+    np.testing.assert_allclose(made(known, texture)["image"], made(blind, texture)["image"], atol=1e-4)
+
+
+def test_haze_takes_contrast_from_a_micrograph() -> None:
+    texture = Sample(ndimage.gaussian_filter(np.random.default_rng(1).random((1, 96, 96), np.float32), (0, 2, 2)))
+    shared = {"kinds": ("micrograph",), "sigma": (0, 0), "photons": (1e9, 1e9), "resolution": (2, 2)}
+    clear, hazy = (made(RestorationOptions(**shared, haze=(h, h)), texture) for h in (0.0, 0.5))
+    gain = [np.ptp(batch["clean"]) / np.ptp(batch["image"]) for batch in (clear, hazy)]
+    assert gain[1] > 1.5 * gain[0]
 
 
 def test_crops_of_one_seed_are_the_same() -> None:
@@ -121,6 +161,9 @@ def test_learns_to_denoise_in_seconds() -> None:
         ({"sigma": (0.1, 0.1)}, "25.5"),
         ({"sigma": (30, 20)}, "range"),
         ({"kinds": ()}, "empty"),
+        ({"haze": (0.0, 1.5)}, "at most 1"),
+        ({"resolution": (0.0, 3.0)}, "above 0 pixels"),
+        ({"resolution": (3.0, 2.0)}, "range"),
     ],
 )
 def test_senseless_options_are_refused(options, said) -> None:

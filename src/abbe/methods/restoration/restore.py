@@ -4,9 +4,11 @@ What it learns from is pairs, or clean images that are made worse in every crop 
 
     clean -- blur -- enlarged from fewer pixels -- noise -- JPEG --> image -- network --> restored  <-- loss --> clean
 
-Several kinds can be asked for; then each crop gets one of them, as DnCNN-3 (arXiv:1608.03981) is trained. Levels of
-noise are in 1/255 of the range from 0 to 1, as in the papers on denoising: sigma 25 is 0.098. Noise is neither clipped
-nor rounded.
+Several kinds can be asked for; then each crop gets one of them, as DnCNN-3 (arXiv:1608.03981) is trained. A
+"micrograph" is what a microscope and its camera make together: blur, light from out of focus, then photons and
+read-out. What is seen then spans the range that the clean crop did, as normalisation by what is seen makes it in use.
+Levels of noise are in 1/255 of the range from 0 to 1, as in the papers on denoising: sigma 25 is 0.098. Noise is
+neither clipped nor rounded.
 
 Losses: ``l2`` is half the squared error of DnCNN's Eq. 1 per pixel, ``l1`` the absolute error, ``psnr`` the negative
 PSNR of each image, as NAFNet (arXiv:2204.04676) is trained.
@@ -30,10 +32,12 @@ from abbe.errors import AbbeError
 from abbe.methods.restoration.nafnet import psnr_loss
 from abbe.metrics.images import psnr, ssim
 from abbe.nn.receptive_field import receptive_halo
-from abbe.ops.degradation import add_camera_noise, add_gaussian_noise, blur, coarsen, compress
+from abbe.ops.degradation import add_camera_noise, add_gaussian_noise, add_haze, blur, coarsen, compress, exposed_alike
 from abbe.ops.point_spread import Microscope, gaussian_kernel, motion_kernel, point_spread
 
-Kind = Literal["gaussian", "camera", "enlarged", "jpeg", "blur", "motion", "microscope"]
+Kind = Literal["gaussian", "camera", "enlarged", "jpeg", "blur", "motion", "microscope", "micrograph"]
+HAZE_WIDTH = (8.0, 30.0)
+"""Range of the standard deviation of light from out of focus, in pixels."""
 GREY = 255.0
 """Levels of noise are given in this part of the range from 0 to 1."""
 CLEAN = "clean"
@@ -46,11 +50,11 @@ class RestorationOptions:
 
     kinds: tuple[Kind, ...] = ("gaussian",)
     """What is done to a crop, one of them each: white noise; photons and read-out; fewer pixels; JPEG; Gaussian blur;
-    a shaken camera; the point-spread function of a microscope."""
+    a shaken camera; the point-spread function of a microscope; that, and then photons and read-out."""
     sigma: tuple[float, float] = (25.0, 25.0)
     """Range of the noise's standard deviation, in 1/255; of a camera's read noise, and of what is added behind blur."""
     photons: tuple[float, float] = (10.0, 1000.0)
-    """Range of the photons that make a value of 1, log-uniform; of "camera"."""
+    """Range of the photons that make a value of 1, log-uniform; of "camera" and "micrograph"."""
     factors: tuple[float, ...] = (2.0, 3.0, 4.0)
     """By how much an image is shrunk before it is enlarged again; of "enlarged"."""
     quality: tuple[int, int] = (5, 95)
@@ -60,25 +64,35 @@ class RestorationOptions:
     motion: tuple[float, float] = (2.0, 20.0)
     """Range of the length of a camera's path in pixels; of "motion"."""
     numerical_aperture: float = 1.4
-    """Of the objective; of "microscope"."""
+    """Of the objective; of "microscope" and "micrograph"."""
     emission: float = 520.0
-    """Wavelength in nm; of "microscope"."""
+    """Wavelength in nm; of both."""
     refractive_index: float = 1.518
-    """Of the immersion: 1 air, 1.333 water, 1.518 oil; of "microscope"."""
+    """Of the immersion: 1 air, 1.333 water, 1.518 oil; of both."""
     microscope: Microscope = "widefield"
     """Whether a pinhole is closed."""
     pixel_size: tuple[float, ...] = ()
     """µm along (Y, X) or (Z, Y, X) for the point-spread function; that of each image unless given."""
+    resolution: tuple[float, float] | None = None
+    """Range of the smallest distance that the objective resolves, the wavelength over twice the aperture, in pixels of
+    a plane, log-uniform: in place of wavelength, aperture and pixel size, for a network that does not know them."""
+    haze: tuple[float, float] = (0.0, 0.0)
+    """Range of the share of the light that is out of focus, 0 to 1; of "micrograph"."""
     loss: Literal["l1", "l2", "psnr"] = "l2"
     """See the head of this file."""
 
     def __post_init__(self) -> None:
         if not self.kinds:
             raise AbbeError("options.kinds is empty; expected at least one way to make a clean image worse")
-        for name in ("sigma", "photons", "quality", "blur", "motion"):
-            low, high = getattr(self, name)
+        for name in ("sigma", "photons", "quality", "blur", "motion", "resolution", "haze"):
+            low, high = getattr(self, name) or (0, 0)
             if not 0 <= low <= high:
                 raise AbbeError(f"options.{name}: from {low:g} to {high:g}; expected a range that begins at 0 or above")
+        if self.haze[1] > 1 or (self.resolution and self.resolution[0] == 0):
+            raise AbbeError(
+                f"options.haze {self.haze}, options.resolution {self.resolution}; expected a share of at most 1 of the "
+                "light, and distances above 0 pixels"
+            )
         if 0 < self.sigma[1] < 1:
             raise AbbeError(
                 f"options.sigma: up to {self.sigma[1]:g} of 255, which nobody sees; noise of {self.sigma[1]:g} of the "
@@ -130,21 +144,34 @@ class Restoration(nn.Module):
         if number:
             image, clean = sample.image[:-number], sample.image[-number:]
         else:
-            image, clean = self.degrade(sample, generator), sample.image
+            image, clean = self.degrade(sample, generator)
         return {"image": _tensor(image), "clean": _tensor(clean)}
 
-    def degrade(self, sample: Sample, generator: np.random.Generator) -> np.ndarray:
-        """Make a clean image (C, [Z,] Y, X) worse in one of the ways asked for."""
+    def degrade(self, sample: Sample, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Make a clean image (C, [Z,] Y, X) worse in one of the ways asked for; gives the worse and the clean one."""
+        kind = self.options.kinds[generator.integers(len(self.options.kinds))]
+        if kind == "micrograph":
+            return self._micrograph(sample, generator)
+        return self._worse(kind, sample, generator), sample.image
+
+    def _micrograph(self, sample: Sample, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Blur, add light from out of focus, set the exposure by what is seen then, and expose."""
+        options, sigma = self.options, generator.uniform(*self.options.sigma) / GREY
+        image = blur(sample.image, self._kernel("micrograph", sample, generator))
+        if options.haze[1] > 0:
+            image = add_haze(image, generator.uniform(*options.haze), generator.uniform(*HAZE_WIDTH))
+        image, clean = exposed_alike(image, sample.image)
+        return add_camera_noise(image, 1 / _log_uniform(options.photons, generator), sigma, generator), clean
+
+    def _worse(self, kind: Kind, sample: Sample, generator: np.random.Generator) -> np.ndarray:
         options, image = self.options, sample.image
-        kind = options.kinds[generator.integers(len(options.kinds))]
         if kind == "jpeg":
             return compress(image, int(generator.integers(options.quality[0], options.quality[1], endpoint=True)))
         if kind == "enlarged":
             return coarsen(image, float(generator.choice(options.factors)))
         sigma = generator.uniform(*options.sigma) / GREY
         if kind == "camera":
-            photons = math.exp(generator.uniform(*np.log(options.photons)))
-            return add_camera_noise(image, 1 / photons, sigma, generator)
+            return add_camera_noise(image, 1 / _log_uniform(options.photons, generator), sigma, generator)
         if kind != "gaussian":
             image = blur(image, self._kernel(kind, sample, generator))
         return add_gaussian_noise(image, sigma, generator)
@@ -155,6 +182,9 @@ class Restoration(nn.Module):
             return gaussian_kernel(max(generator.uniform(*options.blur), 1e-3))
         if kind == "motion":
             return motion_kernel(generator.uniform(*options.motion), generator)
+        if options.resolution:
+            half_a_micrometre = (0.5 / _log_uniform(options.resolution, generator),) * 2
+            return point_spread(1.0, 1000.0, half_a_micrometre, microscope=options.microscope)
         pixel_size = options.pixel_size or sample.pixel_size
         if not pixel_size:
             raise AbbeError(f"{sample.name}: pixel size unknown; a microscope's blur needs it, as options.pixel_size")
@@ -194,6 +224,10 @@ class Restoration(nn.Module):
             "psnr": float(np.mean([psnr(restored, clean) for restored, clean in pairs])),
             "ssim": float(np.mean([ssim(restored, clean) for restored, clean in pairs])),
         }
+
+
+def _log_uniform(bounds: tuple[float, float], generator: np.random.Generator) -> float:
+    return math.exp(generator.uniform(*np.log(bounds)))
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

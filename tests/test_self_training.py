@@ -214,5 +214,7 @@ def test_a_microscope_that_is_not_understood_is_said(asked, words) -> None:
 def test_a_model_learns_no_more(tmp_path: Path) -> None:
     with pytest.raises(AbbeError, match="leave out either"):
         restore(noisy(), "nuclei", minutes=3)
-    with pytest.raises(AbbeError, match="leave out either"):
-        restore_files([tmp_path], Outputs(tmp_path / "out"), "nuclei", train_on=[tmp_path])
+    tifffile.imwrite(tmp_path / "a.tif", noisy())
+    for asked in ({"train_on": [tmp_path]}, {"learning": SHORT}):
+        with pytest.raises(AbbeError, match="has learnt already"):
+            restore_files([tmp_path], Outputs(tmp_path / "out"), "nuclei", **asked)

@@ -85,8 +85,8 @@ class LearnSettings:
     minutes: float = 10.0
     """Time to learn, at most."""
     target: Literal["denoise", "deblur"] = "denoise"
-    """denoise learns from the noisy images alone; deblur from simulated scenes, blurred as --psf says, with the noise of
-    the images."""
+    """denoise learns from the noisy images alone; deblur from simulated scenes, blurred as --psf says, with their
+    noise."""
     psf: str | None = None
     """The microscope whose blur is to be undone, such as na=1.4,emission=520 (in nm); further index (of the immersion,
     1.518), microscope (widefield or confocal) and pixel (in µm, where the image does not say)."""

@@ -13,8 +13,10 @@ from torch import nn
 from abbe import restoration
 from abbe.api import evaluate, restore, segment
 from abbe.batch import Outputs
+from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.write import write_png
+from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
 from abbe.methods.restoration.dncnn import VARIANTS, build
@@ -162,3 +164,18 @@ def tiny():
     torch.manual_seed(0)
     method = Restoration(build(VARIANTS["dncnn_tiny"]))
     return method.state_dict(), DESCRIPTION
+
+
+def test_a_zarr_becomes_a_zarr(tmp_path) -> None:
+    image = np.random.default_rng(0).integers(0, 60000, (2, 3, 40, 50)).astype(np.uint16)
+    write_image_zarr(tmp_path / "a.ome.zarr", Image(image, "CZYX", {"x": 0.2, "y": 0.2, "z": 1.0}, ("dna", "actin")))
+    path = save_model(tmp_path / "m.safetensors", *tiny())
+    restore_files([tmp_path / "a.ome.zarr"], Outputs(tmp_path / "out"), path)
+    found = read(tmp_path / "out" / "a_restored.ome.zarr")
+    assert (found.axes, found.shape, found.dtype) == ("CZYX", image.shape, image.dtype)
+    assert found.pixel_size == {"x": 0.2, "y": 0.2, "z": 1.0}
+    assert found.channels == ("dna", "actin")
+    pixels = np.asarray(found.data[:])  # what replaces it removes it
+    restore_files([tmp_path / "a.ome.zarr"], Outputs(tmp_path / "out", overwrite=True, format="tiff"), path)
+    np.testing.assert_array_equal(read(tmp_path / "out" / "a_restored.tif").data[:], pixels)
+    assert not (tmp_path / "out" / "a_restored.ome.zarr").exists()

@@ -55,10 +55,10 @@ class Outputs:
     overwrite: bool = False
     """Do again what is done already."""
     format: Literal["auto", "tiff", "zarr"] = "auto"
-    """Of the label masks: OME-TIFF or OME-Zarr; auto: OME-Zarr where the image is a Zarr."""
+    """Of label masks and restored images: OME-TIFF or OME-Zarr; auto: OME-Zarr where the image is a Zarr."""
 
     def zarr(self, image: Image) -> bool:
-        """Tell whether the labels of an image are to be an OME-Zarr."""
+        """Tell whether what is made of an image is to be an OME-Zarr."""
         return "Zarr" in image.format if self.format == "auto" else self.format == "zarr"
 
 

@@ -57,7 +57,8 @@ class Restorer:
     def __init__(self, model: Model):
         if model.method.joins != "stitch":
             raise AbbeError(
-                f"model {model.name!r} restores no images; use one that a recipe such as dncnn_s has trained"
+                f"model {model.name!r} restores no images; leave it out to learn from the images themselves, or use "
+                "one that a recipe such as dncnn_s has trained"
             )
         self.model = model
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from abbe.batch import Batch
 from abbe.data.inputs import Input
 from abbe.data.write import write_png, write_table
 from abbe.data.write_image import write_image
+from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 from abbe.ops.noise import Noise, estimate_noise
 from abbe.ops.residual import Residual, evened, look_at_residual, spectrum
@@ -72,8 +75,7 @@ class RestoreBatch(Batch):
         """Write the restored image and a picture of what was done; gives its row in the ledger."""
         base = self.outputs.folder / item.relative
         image = found.series.image
-        target = base.with_name(f"{base.name}_restored.tif")
-        write_image(target, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
+        self._write_image(base, found)
         before, after = planes(found)
         noise, left = noise_of(before), noise_of(after)
         write_png(base.with_name(f"{base.name}_restored.png"), picture(before, after, noise))
@@ -89,6 +91,17 @@ class RestoreBatch(Batch):
             "seconds": found.seconds,
             "warnings": "; ".join(warnings),
         }
+
+    def _write_image(self, base: Path, found: Restored) -> None:
+        """Write the restored image, and remove the one that a run with another format left."""
+        image = found.series.image
+        tiff, zarr = (base.with_name(f"{base.name}_restored{ending}") for ending in (".tif", ".ome.zarr"))
+        if self.outputs.zarr(image):
+            write_image_zarr(zarr, dataclasses.replace(image, data=found.pixels, axes=found.axes, name=zarr.name))
+            tiff.unlink(missing_ok=True)
+        else:
+            write_image(tiff, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
+            shutil.rmtree(zarr, ignore_errors=True)
 
     def publish(
         self,

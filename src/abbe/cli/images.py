@@ -222,6 +222,7 @@ def restore(
     out: Path = Path("abbe-results"),
     learning: Annotated[LearnSettings | None, Flat] = None,
     settings: Annotated[RestoreSettings | None, Flat] = None,
+    format: Literal["auto", "tiff", "zarr"] = "auto",
     overwrite: bool = False,
 ) -> int:
     """Restore noisy images: <name>_restored.tif of the same type, axes and pixel size, and report.html.
@@ -239,6 +240,8 @@ def restore(
         Other noisy images to learn from, in place of those that are restored.
     out
         Folder for the results.
+    format
+        Of the restored images: OME-TIFF, or OME-Zarr with a pyramid; auto is OME-Zarr where the image is a Zarr.
     overwrite
         Do again, and learn again, what an earlier run into the same folder has finished.
     """
@@ -248,7 +251,7 @@ def restore(
     with Display() as display:
         result = restore_files(
             images,
-            Outputs(out, overwrite=overwrite),
+            Outputs(out, overwrite=overwrite, format=format),
             model,
             settings,
             learning,

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from abbe.api import load, restore, train
 from abbe.errors import AbbeError
-from abbe.learn_noisy import noisy_training_data, settle_noisy
+from abbe.learn_noisy import find_noisy_images, noisy_training_data, settle_noisy
 from abbe.metrics.images import psnr
 from abbe.train.recipe import list_recipes, load_recipe
 
@@ -63,7 +63,7 @@ def test_a_stack_is_learnt_whole(tmp_path) -> None:
 
 
 def test_lines_keep_their_direction(tmp_path) -> None:
-    from abbe.learn import describe, find_noisy_images, starting_method
+    from abbe.learn import describe, starting_method
 
     data = noisy(tmp_path / "data")
     for name, turned in (("structn2v", False), ("noise2void", True)):

@@ -90,6 +90,7 @@ def test_gain_is_told_and_channels_are_looked_at_apart() -> None:
     assert [noise.verdict for noise in look.noises] == ["independent", "horizontal"]
     assert look.verdict == "horizontal"
     assert "channel 1" in str(look)
+    assert "grey values per photon, read noise of" in str(look)
 
 
 def test_far_neighbours_are_not_all_hidden() -> None:

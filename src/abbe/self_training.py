@@ -43,7 +43,7 @@ FARTHEST = 4
 STEPS = 20_000
 """Steps after which nothing is learnt any more, however much time there is."""
 KEY = "key.json"
-NUMBERS = ("level", "gain", "intercept")
+NUMBERS = ("gain", "intercept", "level", "dark")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def spell_noise(noise: Noise) -> str:
     """Say how strong the noise of a channel is and who shares it."""
     if noise.verdict == "none":
         return "no noise found"
-    photons = f"{noise.gain:.3g} grey values per photon" if noise.gain > 0 else "no photon noise"
+    photons = "the same at all brightnesses"
+    if noise.gain > 0:
+        photons = f"{noise.gain:.3g} grey values per photon, read noise of {noise.read_noise(noise.dark):.3g} or less"
     x, y = noise.horizontal[0], noise.vertical[0]
     shares = {
         "independent": "independent from pixel to pixel",
@@ -247,10 +249,10 @@ def middle(extents: Sequence[int]) -> Box:
 def median_noise(noises: Sequence[Noise]) -> Noise:
     """Take the median of everything that was measured, of the frames that have noise if some have."""
     noisy = [noise for noise in noises if noise.verdict != "none"] or list(noises)
-    level, gain, intercept = (float(np.median([getattr(n, name) for n in noisy])) for name in NUMBERS)
+    gain, intercept, level, dark = (float(np.median([getattr(n, name) for n in noisy])) for name in NUMBERS)
     sides = ([getattr(n, name) for n in noisy] for name in ("horizontal", "vertical"))
     horizontal, vertical = (tuple(np.median(side, axis=0).tolist()) for side in sides)
-    return Noise(gain, intercept, horizontal, vertical, level)
+    return Noise(gain, intercept, horizontal, vertical, level, dark)
 
 
 # ------------------------------------------------------------------------------------------------------- the choice

@@ -45,6 +45,7 @@ def test_gain_and_read_noise_of_a_camera(gain, read):
     assert found.gain == pytest.approx(gain, rel=0.1)
     assert found.read_noise(OFFSET) == pytest.approx(gain * read, rel=0.1)
     assert found.verdict == "independent"
+    assert found.dark == pytest.approx(OFFSET + gain * 5, abs=gain * (2 + read / 3))  # the background
     level = 50.0
     assert found.deviation(OFFSET + gain * level) == pytest.approx(gain * np.sqrt(level + read**2), rel=0.05)
 

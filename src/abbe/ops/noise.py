@@ -42,6 +42,8 @@ LEAST = 16
 """Fewest blocks to measure noise from."""
 TAIL = 0.005
 """Share of flat blocks that lie too far above the line to be explained by it, and below."""
+DARK = 0.01
+"""Share of the blocks that are at least as dark as the darkest places."""
 LAGS = 8
 """Neighbours at which correlations are measured, on each side."""
 DEPENDENT = 0.15
@@ -66,6 +68,8 @@ class Noise:
     """Correlation with the 1st, 2nd, ... neighbour along Y."""
     level: float
     """Median of the image."""
+    dark: float = 0.0
+    """Level of its darkest places, one block in a hundred: the camera's offset if they have no light."""
 
     @property
     def verdict(self) -> Verdict:
@@ -137,7 +141,8 @@ def estimate_noise(image: np.ndarray) -> Noise:
         for along in ("horizontal", "vertical")
     )
     share = passed_by_differences(horizontal) * passed_by_differences(vertical)
-    return Noise(gain / share, intercept / share, horizontal, vertical, float(np.median(blocks.mean[known])))
+    dark, level = np.quantile(blocks.mean[known], (DARK, 0.5)).tolist()
+    return Noise(gain / share, intercept / share, horizontal, vertical, level, dark)
 
 
 def difference(image: np.ndarray, weights: Sequence[float], axis: int) -> np.ndarray:

@@ -161,9 +161,11 @@ def test_what_knows_no_classes_is_not_asked_for_them(file: Path, tmp_path: Path)
 def test_a_size_that_nobody_told_can_be_given(file: Path, tmp_path: Path) -> None:
     stored = abbe.convert(file, tmp_path / "a.safetensors", "resnet_tiny")
     picture = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
-    with pytest.raises(AbbeError, match="does not say how large its pictures are .*--size"):
+    with pytest.raises(AbbeError, match="does not say how large its pictures are; .*--size"):
         abbe.classify(picture, stored)
     small, large = (abbe.classify(picture, stored, size=size, **PLAIN) for size in (32, 64))
+    with pytest.raises(AbbeError, match="takes no squares of 2 px .*below the stem.* choose others with --size"):
+        abbe.classify(picture, stored, size=2, **PLAIN)
     assert not np.allclose(small.filter(like="p_"), large.filter(like="p_"))
 
 

@@ -96,6 +96,8 @@ def test_published_files_are_known_by_their_names(recipe: Path, tmp_path: Path) 
 def test_starts_that_cannot_fit_are_told(recipe: Path, published: Path) -> None:
     with pytest.raises(AbbeError, match="a 'resnet_tiny', but recipe textures trains a 'convnext_tiny'"):
         settle_input(loaded(recipe, published, method="convnext_tiny"), pytest.fail)
+    with pytest.raises(AbbeError, match="a 'resnet_tiny', but recipe textures trains a 'resnet18'"):
+        settle_input(loaded(recipe, published, method="resnet18"), pytest.fail)
     with pytest.raises(AbbeError, match=r"takes 3 channels, but recipe textures gives 1; --data.in_channels 3"):
         settle_input(loaded(recipe, published, **{"data.in_channels": "1"}), pytest.fail)
 

@@ -131,9 +131,11 @@ def _torchvision_names(network: Any) -> dict[str, torch.Tensor]:
 def test_what_cannot_be_shown_is_told(backbone_file: Write, bright: Model, published: Model) -> None:
     with pytest.raises(AbbeError, match="model 'bright' does not look at whole pictures; expected a classifier"):
         views_of(bright)
-    with pytest.raises(AbbeError, match="does not say how large its pictures are .0 px.; give their side"):
+    with pytest.raises(AbbeError, match="does not say how large its pictures are; give their side"):
         views_of(load_model(backbone_file(size=0)))
     assert views_of(load_model(backbone_file(size=0)), ClassifySettings(size=40)).size == 40
+    with pytest.raises(AbbeError, match="pictures of 0 px; expected 1 px at least"):
+        views_of(published, ClassifySettings(size=0))
     with pytest.raises(AbbeError, match="has mean and std of 1 and 1 channels, but takes 3"):
         views_of(load_model(backbone_file(colours={"mean": [0.5], "std": [0.5]})))
     with pytest.raises(AbbeError, match="squares of side 0"):

@@ -133,8 +133,8 @@ def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], p
     try:
         load_strict(network, fitted, str(path))
     except AbbeError as error:
-        hint = _hint(name, tensors) if tables is not None else ""
-        raise AbbeError(f"{error}{hint}") from error
+        told = _told_apart(name, tensors) if tables is not None else ""
+        raise AbbeError(f"{path}: {told}" if told else str(error)) from error
     return fresh
 
 
@@ -200,25 +200,26 @@ def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], pat
     return {key: tensor for key, tensor in tensors.items() if key not in old} | new, bool(new)
 
 
-def _hint(name: str, tensors: Tensors) -> str:
+def _told_apart(name: str, tensors: Tensors) -> str:
     """Say of which network of the same paper the tensors are, or what to give so that they fit this one."""
     tables = tables_of(entry(name).file)
     shapes = _body(tensors, tables)
     for other in module_of(entry(name).file).VARIANTS:
-        if _expected(other) != shapes:
+        if body_shapes(other) != shapes:
             continue
         if other != name:
-            return f"; these are weights of {other!r}"
+            return f"these are weights of {other!r}, not of {name!r}; give that name"
         channels = next((tensors[key].shape[1] for key in tables.STEM if key in tensors), None)
         if _ending(tables):
-            return f"; they have in_channels={channels}: give it"
+            return f"weights of {name!r}, but they have in_channels={channels}: give it"
         classes = next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(tables.HEAD)), 0)
-        return f"; they have in_channels={channels} and num_classes={classes}: give both"
+        return f"weights of {name!r}, but they have in_channels={channels} and num_classes={classes}: give both"
     return ""
 
 
 @cache
-def _expected(name: str) -> dict[str, tuple[int, ...]]:
+def body_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Give the shapes of a network's tensors by name, but for those that depend on the image's channels or classes."""
     known = entry(name)
     with torch.device("meta"):
         network = module_of(known.file).build(variant(name))

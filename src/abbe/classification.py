@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -81,19 +82,25 @@ class Classifier:
             method = copy.copy(cast(Classification, self.model.method))
             method.options = dataclasses.replace(method.options, size=views.size)
             self._sized[views.size] = Model(method, self.model.description, self.model.path)
-        return self._sized[views.size].predictor(settings)
+        with self._of_size(settings):
+            return self._sized[views.size].predictor(settings)
 
     def told(self, pictures: np.ndarray, settings: ClassifySettings) -> np.ndarray:
         """Compute calibrated probabilities (N, K) of normalised squares (N, C, size, size), all together."""
+        predictor = self.predictor(settings)
+        with self._of_size(settings):
+            return predictor(pictures)["probability"]
+
+    @contextmanager
+    def _of_size(self, settings: ClassifySettings) -> Iterator[None]:
+        """Say that it may be the size that somebody asked for which the network does not take."""
         try:
-            return self.predictor(settings)(pictures)["probability"]
+            yield
         except (ValueError, RuntimeError) as error:
             if settings.size is None:
                 raise
-            side, name = pictures.shape[-1], self.model.name
-            raise AbbeError(
-                f"model {name!r} takes no squares of {side} px ({error}); choose others with --size"
-            ) from error
+            told = f"model {self.model.name!r} takes no squares of {settings.size} px"
+            raise AbbeError(f"{told} ({error}); choose others with --size") from error
 
     def probabilities(self, pictures: Iterable[np.ndarray], settings: ClassifySettings) -> np.ndarray:
         """Compute calibrated probabilities (N, K) of normalised squares (C, size, size), some at a time."""

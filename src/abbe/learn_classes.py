@@ -83,7 +83,8 @@ def find_class_source(recipe: Recipe, known: Sequence[str] | None, tell: Callabl
         tell(f"{finding.level}: {finding.text}")
     errors = [finding.text for finding in findings if finding.level == "error"]
     if errors:
-        raise AbbeError(f"{recipe.data.paths[0]}: {len(errors)} errors in the data, the first: {errors[0]}")
+        many = f"{len(errors)} errors in the data, the first: " if len(errors) > 1 else ""
+        raise AbbeError(f"{recipe.data.paths[0]}: {many}{errors[0]}")
     classes = _ordered(recipe, classes_of(train), known)
     counts = Counter(one.kind for one in train)
     tell(f"classes: {', '.join(f'{name} ({counts[name]})' for name in classes)}")

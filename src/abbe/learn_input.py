@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from abbe.adopt import body_shapes
 from abbe.conversion import tell_input
 from abbe.data.datasets import Prepare
 from abbe.data.normalize import Colours, Normalization
 from abbe.data.sample import Sample
 from abbe.errors import AbbeError
-from abbe.methods.catalog import entry, published
+from abbe.methods.catalog import entry, published, tables_of
 from abbe.train.recipe import Recipe
 from abbe.train.settings import build_config
 from abbe.weights.file import Description, is_model, read_description
@@ -92,7 +93,7 @@ def _file_of(name: str) -> Path | None:
 def _checked(start: Description, recipe: Recipe) -> Description:
     """Refuse a start of another network or of other channels, for its weights would not fit."""
     channels = start.config.get("in_channels", recipe.data.in_channels)
-    if entry(start.network).file != entry(recipe.method).file:
+    if start.network != recipe.method and not _alike(start.network, recipe.method):
         raise AbbeError(
             f"{recipe.start_from}: a {start.network!r}, but recipe {recipe.name} trains a {recipe.method!r}; choose "
             f"another start with --start_from, or --method {start.network}"
@@ -104,6 +105,14 @@ def _checked(start: Description, recipe: Recipe) -> Description:
             "makes the start fit"
         )
     return start
+
+
+def _alike(one: str, other: str) -> bool:
+    """Tell whether two networks have the same tensors, such as ResNets that differ in where the stride is."""
+    file = entry(one).file
+    if file != entry(other).file or tables_of(file) is None:
+        return False
+    return body_shapes(one) == body_shapes(other)
 
 
 def _effect(normalization: Normalization) -> tuple[Any, ...]:

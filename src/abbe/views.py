@@ -123,8 +123,10 @@ def views_of(model: Model, settings: ClassifySettings | None = None) -> Views:
     size = options.size if chosen.size is None else chosen.size
     side = options.object_side if chosen.object_side is None else chosen.object_side
     margin = options.object_margin if chosen.object_margin is None else chosen.object_margin
+    if chosen.size is not None and size < 1:
+        raise AbbeError(f"pictures of {size} px; expected 1 px at least, such as --size 224")
     if size < 1:
-        told = f"does not say how large its pictures are ({size} px); give their side with --size, such as 224"
+        told = "does not say how large its pictures are; give their side with --size, such as 224"
         raise AbbeError(f"model {model.name!r} {told}")
     if (side is not None and side < 1) or margin < 0:
         raise AbbeError(f"squares of side {side} and margin {margin:g} around objects; expected 1 px and 0 at least")

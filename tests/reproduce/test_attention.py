@@ -43,7 +43,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     short = roformer.Budget(200, 1, 4, 2, 4, 16, 8, 32, 1)
     monkeypatch.setattr(roformer, "BUDGET", short)
     monkeypatch.setattr(transformer, "BUDGET", transformer.Budget((2, 5), 32, 1, SECONDS))
-    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 2, 1, 16, 40, 20, 4, 16, 3, 2))
+    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 1, 16, 40, 20, 4, 16, 3, 2))
 
 
 @pytest.mark.parametrize("name", ["transformer", "roformer", "vit"])
@@ -158,7 +158,5 @@ def test_the_verdict_on_attention_is_that_of_the_numbers() -> None:
     learned = pd.DataFrame({"kind": vit.KINDS, "seed": 0, "accuracy": [0.6, 0.4]})
     assert vit.judged(learned, far, 1000)[0]
     assert not vit.judged(learned.assign(accuracy=[0.6, 0.59]), far, 1000)[0]
-    other = pd.DataFrame({"kind": vit.KINDS, "seed": 1, "accuracy": [0.4, 0.41]})  # worse with one of two seeds
-    assert not vit.judged(pd.concat([learned, other]), far, 1000)[0]
     assert not vit.judged(learned, far.assign(distance=[3.0, 9.0, 5.0, 5.0]), 1000)[0]
     assert not vit.judged(learned, far.assign(distance=[8.0, 9.0, 10.0, 12.0]), 1000)[0]

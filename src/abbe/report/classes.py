@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image as PillowImage
 
+from abbe.data.image import Image
 from abbe.metrics.classes import bootstrap, confusion, reliability, scores
 from abbe.report import figures
-from abbe.report.overlay import CAPTION, GAP, SHEET, overlay, written
+from abbe.report.overlay import CAPTION, GAP, SHEET, overlay_of, written
 from abbe.report.page import Section
 
 MAX_CLASSES = 40
@@ -77,7 +78,7 @@ def _agreement(table: pd.DataFrame, classes: Sequence[str], what: str, groups: n
         shown = confusion_table(confusion(truth, told, len(classes)), classes)
     else:
         occurring, places = np.unique(np.concatenate([truth, told]), return_inverse=True)
-        matrix = confusion(*np.split(places, 2), len(occurring))
+        matrix = confusion(places[: len(truth)], places[len(truth) :], len(occurring))
         shown = confusion_list(matrix, [classes[place] for place in occurring])
     note = f'<p class="note">{escape(score_line(probability, truth, groups, what))}</p>'
     return Section("Agreement with the known classes", f'{note}<div class="charts">{chart}</div>{shown}')
@@ -125,9 +126,9 @@ def confusion_list(matrix: np.ndarray, classes: Sequence[str], most: int = 20) -
 # ----------------------------------------------------------------------------------------------------- pictures
 
 
-def thumbnail(pixels: np.ndarray, side: int = SIDE) -> np.ndarray:
+def thumbnail(pixels: np.ndarray | Image, side: int = SIDE) -> np.ndarray:
     """Show (C, Y, X) of any type as (Y, X, 3) uint8 of at most ``side`` pixels, enlarged by whole factors."""
-    picture = overlay(pixels, np.zeros(pixels.shape[1:], np.int32), side)
+    picture = overlay_of(pixels, np.zeros(pixels.shape[1:], np.int32), side)
     factor = max(1, side // max(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 

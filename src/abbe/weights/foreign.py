@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,22 +58,35 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _npz(path: Path) -> dict[str, torch.Tensor]:
+    if not zipfile.is_zipfile(path):
+        raise AbbeError(f"{path}: not a whole npz file, or none at all; download it again")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays.files}
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise AbbeError(f"{path}: not a whole npz file of numbers ({error}); download it again") from error
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise AbbeError(
+                f"{path}: holds Python objects, which could run code and are not opened; expected arrays of numbers"
+            ) from error
+        raise AbbeError(f"{path}: not a whole npz file of numbers ({_first(error)}); download it again") from error
 
 
 def _torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how a pickle is written, before it is refused or read
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise AbbeError(
             f"{path}: a pickle that wants to run code, and is not opened; save its state_dict() alone with torch.save"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise AbbeError(f"{path}: not a whole PyTorch file ({error}); download it again") from error
+        raise AbbeError(f"{path}: not a whole PyTorch file ({_first(error)}); download it again") from error
+
+
+def _first(error: Exception) -> str:
+    """Take the first sentence of an error's text; the others are advice of its library."""
+    return str(error).split(". ")[0].strip() or type(error).__name__
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, torch.Tensor]:

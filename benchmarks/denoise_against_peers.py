@@ -247,7 +247,5 @@ def print_stack(
     rows = [[*row, f"{peak:.2f}"] for row, peak in zip(rows, peaks, strict=True)]
     title = f"{frames} planes of {side}² in 16 bits, {arguments.threads} threads, {arguments.repeats} rounds in turns"
     print_table(title, [*speed_header(), "peak GiB"], rows)
-    print(
-        "From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32, after a round each to warm up and to watch"
-    )
+    print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32. The round before the timed ones watches")
     print("the memory of the process tree, without pages that files back.")

@@ -104,7 +104,7 @@ def tiles(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--network", default="nafnet_width32", help="for random weights")
     verb.add_argument("--crop", type=int, default=128, help="side of its training's crops, where it does not know")
     verb.add_argument("--side", type=int, default=768, help="of the image")
-    verb.add_argument("--core", type=int, default=128, help="of the tiles, without halo")
+    verb.add_argument("--core", type=int, default=256, help="of the tiles, without halo")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ NEAR, FAILS, MENDS = 0.8, 0.25, 0.5
 most the second on lines, where StructN2V has at least the third."""
 SHOWN = 0
 """Number of the square in the figure."""
-COURSE = Course(steps=400, batch=16, crop=64, looks=8, warmup=20, clip=1.0)
+COURSE = Course(steps=160, batch=16, crop=64, looks=4, warmup=10, clip=1.0)
 
 
 @dataclass(frozen=True)

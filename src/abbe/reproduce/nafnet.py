@@ -40,7 +40,7 @@ NOTHING = 0.1
 """Decibels that count as nothing."""
 CERTAIN = 2.0
 """Standard errors by which the true difference may lie below the one that was found."""
-COURSE = Course(steps=300, batch=8, crop=48, looks=6, warmup=0, clip=0.01)
+COURSE = Course(steps=200, batch=8, crop=48, looks=5, warmup=0, clip=0.01)
 
 
 @dataclass(frozen=True)

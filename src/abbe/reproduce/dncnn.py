@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import pandas as pd
@@ -113,13 +112,13 @@ class Trials:
         network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])))
         objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))  # type: ignore[call-overload]
         optimizer = torch.optim.Adam(network.parameters(), budget.learning_rate)
-        told = f"{variant}, noise of {' to '.join(f'{level:g}' for level in dict.fromkeys(levels))}, seed {seed}"
-        step = partial(self._tell, told)
+        noise = " to ".join(f"{level:g}" for level in dict.fromkeys(levels))
+
+        def step(summary: str) -> None:
+            self.pace.step(f"{variant}, noise of {noise}, seed {seed}: {summary}")
+
         lesson = Lesson(self.photographs.train)
         return network, train(objective, optimizer, lesson, budget.course, self.exam(SIGMA), seed, step)
-
-    def _tell(self, name: str, summary: str) -> None:
-        self.pace.step(f"{name}: {summary}")
 
 
 @torch.no_grad()

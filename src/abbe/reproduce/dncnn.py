@@ -52,7 +52,7 @@ LEVELS = tuple(float(level) for level in range(5, 56, 5))
 """At which they are measured."""
 NEARLY = 0.3
 """Decibels by which the blind network may be worse than a specialist at its level."""
-COURSE = Course(steps=250, batch=8, crop=40, looks=5, warmup=10, clip=1.0)
+COURSE = Course(steps=180, batch=8, crop=40, looks=6, warmup=10, clip=1.0)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_a_tiny_run_gives_table_and_figure_and_repeats_itself():
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if VARIANTS[name]["residual"]])
 def test_a_fresh_residual_network_of_the_claim_nearly_gives_its_input_back(variant: str):
     torch.manual_seed(0)
-    network = redrawn(build(DnCNNConfig(depth=12, width=24, **VARIANTS[variant]))).train()
+    network = redrawn(build(DnCNNConfig(depth=12, width=24, **VARIANTS[variant])), 24).train()
     x = torch.rand(4, 1, 24, 24)
     with torch.no_grad():
         assert (network(x) - x).std() < x.std() / 2

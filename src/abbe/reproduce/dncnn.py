@@ -52,7 +52,7 @@ LEVELS = tuple(float(level) for level in range(5, 56, 5))
 """At which they are measured."""
 NEARLY = 0.3
 """Decibels by which the blind network may be worse than a specialist at its level."""
-COURSE = Course(steps=180, batch=8, crop=40, looks=6, warmup=10, clip=1.0)
+COURSE = Course(steps=150, batch=8, crop=40, looks=6, warmup=10, clip=1.0)
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Trials:
         """Train a network on a range of levels; gives it, and its PSNR at :data:`SIGMA` by step."""
         budget = self.budget
         torch.manual_seed(seed)
-        network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])))
-        objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))  # type: ignore[call-overload]
+        network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])), budget.width)
+        objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))
         optimizer = torch.optim.Adam(network.parameters(), budget.learning_rate)
         noise = " to ".join(f"{level:g}" for level in dict.fromkeys(levels))
 
@@ -122,13 +122,13 @@ class Trials:
 
 
 @torch.no_grad()
-def redrawn(network: DnCNN) -> DnCNN:
-    """Draw all weights anew as the authors' code does, and give the same network.
+def redrawn(network: DnCNN, width: int) -> DnCNN:
+    """Draw all weights of a network of some width anew as the authors' code does, and give the same network.
 
     Scales of a norm are drawn like the weights behind it, and so small that a fresh network with ``residual`` nearly
     gives its input back; with the usual 1 it adds noise of its own, which takes most of a short training to unlearn.
     """
-    deviation = math.sqrt(2 / (9 * network.layers[0].out_channels))
+    deviation = math.sqrt(2 / (9 * width))
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, std=deviation)

@@ -105,7 +105,7 @@ def sizes(budget: Budget) -> pd.DataFrame:
 def learn(name: str, photographs: Photographs, exam: Exam, budget: Budget, seed: int, pace: Pace) -> pd.DataFrame:
     """Train a network: ``network``, ``seed``, ``step`` and ``psnr`` on the way."""
     torch.manual_seed(seed)
-    network = network_of(name, budget).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network_of(name, budget).to(memory_format=torch.channels_last)
     objective = Restoration(network, RestorationOptions(sigma=(SIGMA, SIGMA), loss="psnr"))
     optimizer = torch.optim.AdamW(network.parameters(), budget.learning_rate, (0.9, 0.9), weight_decay=0.0)
 

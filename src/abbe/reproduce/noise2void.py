@@ -155,7 +155,7 @@ def add_noise(clean: np.ndarray, kind: str, generator: np.random.Generator) -> n
 def learn(kind: str, way: str, world: World, budget: Budget, seed: int, pace: Pace) -> Restored:
     """Train the U-Net in one way, and restore the held-out squares."""
     torch.manual_seed(seed)
-    network = build(Noise2VoidConfig(base=budget.base, residual=False)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build(Noise2VoidConfig(base=budget.base, residual=False)).to(memory_format=torch.channels_last)
     objective = objective_of(way, network, budget)
     optimizer = torch.optim.Adam(network.parameters(), budget.learning_rate)
 

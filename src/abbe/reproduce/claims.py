@@ -112,7 +112,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.dncnn",
         "Residual learning and batch norm together beat either alone; one blind network covers many levels of noise.",
         "arXiv:1608.03981",
-        4,
+        2,
         PHOTOGRAPHS,
     ),
     "noise2void": Claim(
@@ -120,7 +120,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.noise2void",
         "Without clean images nearly as good as with them, unless neighbours share the noise, which StructN2V mends.",
         "arXiv:1811.10980",
-        4,
+        2,
         PHOTOGRAPHS,
     ),
     "nafnet": Claim(
@@ -128,7 +128,7 @@ CLAIMS: dict[str, Claim] = {
         "abbe.reproduce.nafnet",
         "A network without activation functions loses nothing.",
         "arXiv:2204.04676",
-        4,
+        2,
         PHOTOGRAPHS,
     ),
 }

@@ -140,7 +140,7 @@ def draw_batch(
     """Draw crops of random pictures, and let the objective make of them what it learns from."""
     samples = []
     for _ in range(course.batch):
-        picture = lesson.pictures[generator.integers(len(lesson.pictures))]
+        picture = lesson.pictures[int(generator.integers(len(lesson.pictures)))]
         sample = Sample(crop(picture, course.crop, generator), extra={CLEAN: lesson.clean})
         samples.append(objective.prepare(sample, generator))
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -233,7 +233,7 @@ def spots(shape: Shape, generator: Generator) -> np.ndarray:
         clusters = generator.uniform(0, 1, (2, how_many(1, 12, shape, generator))) * extent
         chosen = generator.integers(0, clusters.shape[1], number)
         place = clusters[:, chosen] + generator.normal(0, between(6, 40, generator), (2, number))
-    points = Points(*place, np.exp(generator.normal(0, generator.uniform(0.1, 0.9), number)))
+    points = Points(place[0], place[1], np.exp(generator.normal(0, generator.uniform(0.1, 0.9), number)))
     if generator.random() < 0.25:
         return fftconvolve(deposit(points, shape), bead(generator), mode="same").astype(np.float32).clip(0)
     few = generator.integers(0, len(WIDTHS), 2)
@@ -342,7 +342,7 @@ def nucleus(config: FluorescenceField, fine: float, dots: float, generator: Gene
 
 def turned(stamp: np.ndarray, generator: Generator) -> np.ndarray:
     """Turn a stamp by quarters and mirror it."""
-    kept = np.rot90(stamp, generator.integers(4))
+    kept = np.rot90(stamp, int(generator.integers(4)))
     return kept[::-1] if generator.random() < 0.5 else kept
 
 

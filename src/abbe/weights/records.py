@@ -45,7 +45,7 @@ RECORDS = {
     ),
     "denoise": Record(
         summary="grey images without their noise, of whatever strength",
-        licence="BSD-3-Clause; trained on BBBC038 (CC0), BCCD, Chula RBC-12, Omnipose (MIT), DeepLabCut (LGPL-3) images",
+        licence="BSD-3-Clause; trained on BBBC038 (CC0), BCCD, Chula RBC-12, Omnipose (MIT), DeepLabCut (LGPL-3)",
         file="denoise.safetensors",
     ),
     "deblur": Record(

@@ -51,11 +51,11 @@ SIGMAS = (15, 25, 50)
 PHOTONS = (20, 100, 500)
 """That make a value of 1."""
 READ_NOISE = 2 / 255
-SCENES, SEED, SIDE = 12, 1001, 192
+SCENES, SEED, SIDE = 8, 1001, 192
 """Scenes to score on, of a seed that no recipe has, and their extent in pixels."""
 RESOLUTIONS = (2.0, 4.0)
 """Smallest distances that are resolved, in pixels."""
-ITERATIONS = (3, 6, 12, 24)
+ITERATIONS = (4, 8, 16, 32)
 BALANCES = (0.003, 0.01, 0.03, 0.1, 0.3)
 SHOWN = 4
 """Scenes in a picture."""

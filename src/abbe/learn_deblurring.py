@@ -34,6 +34,8 @@ EMISSION = (200.0, 2000.0)
 """Shortest and longest wavelength, in nm."""
 PIXEL = (0.001, 20.0)
 """Smallest and largest pixel, in µm."""
+FINE_TUNING = 5e-4
+"""Highest learning rate for weights that know blur already."""
 SPREAD = 1.5
 """The training covers noise from that of the image over this to that times this, as an estimate is not exact."""
 MOST_PHOTONS = 1e5
@@ -148,6 +150,8 @@ def deblurring_recipe(
 ) -> Recipe:
     """Give the recipe ``deblur`` for one microscope, one level of noise and a time to train in.
 
+    The training starts from the bundled model of that name, which was trained for all of them.
+
     Parameters
     ----------
     psf
@@ -181,6 +185,7 @@ def deblurring_recipe(
         },
     )
     del recipe.options["resolution"]
+    recipe.train.learning_rate = FINE_TUNING
     if psf.microscope == "confocal":
         recipe.options["haze"] = [0.0, 0.0]
     if noise is not None and contrast is not None:

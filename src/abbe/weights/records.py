@@ -43,6 +43,16 @@ RECORDS = {
         licence="BSD-3-Clause; trained on BCCD (MIT)",
         file="cell-type.safetensors",
     ),
+    "denoise": Record(
+        summary="grey images without their noise, of whatever strength",
+        licence="BSD-3-Clause; trained on BBBC038 (CC0), BCCD, Chula RBC-12, Omnipose (MIT), DeepLabCut (LGPL-3)",
+        file="denoise.safetensors",
+    ),
+    "deblur": Record(
+        summary="widefield fluorescence, sharper and without noise; trained on simulated scenes",
+        licence="BSD-3-Clause; trained on simulated data",
+        file="deblur.safetensors",
+    ),
 }
 
 

@@ -150,7 +150,7 @@ def test_a_description_is_complete_before_training(recipe: Path) -> None:
     description = describe(load_recipe(recipe))
     assert set(description.config) == {"in_channels", "out_channels", "widths", "blocks", "detail"}
     assert description.config["out_channels"] == 2
-    assert set(description.normalization) == {"kind", "low", "high", "joint"}
+    assert set(description.normalization) == {"kind", "low", "high", "joint", "offset", "scale"}
 
 
 def test_a_model_in_memory_and_its_file_agree(trained: tuple[Path, list[str]], discs: Draw) -> None:

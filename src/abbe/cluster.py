@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -76,6 +78,7 @@ class Cluster:
         self._sent: dict[int, Any] = {}
         self._losses, self._slots, self._counted, self._had_workers = 0, 0, 0.0, False
         with ExitStack() as stack:
+            self._ctrl_c = stack.enter_context(CtrlC())
             stack.enter_context(_quiet())
             local = None if address is not None else stack.enter_context(_start(workers))
             try:
@@ -150,6 +153,7 @@ class Cluster:
         upcoming, suspected = iter(items), False
         try:
             while True:
+                self._ctrl_c.check()
                 room = AHEAD * self._await_workers(recent=1.0) - len(waiting)
                 waiting += map(submit, islice(upcoming, max(room, 0)))
                 if not waiting:
@@ -168,7 +172,7 @@ class Cluster:
                     result = _deadly(name(item), error, lost and partial(lost, item))
                 self._losses, suspected = 0, False
                 waiting.pop(0)
-                future.release()  # else its finaliser does, and a Ctrl-C that falls into a finaliser is lost
+                future.release()  # else its finaliser does
                 yield result
         finally:
             self.client.cancel([future for _, future in waiting])
@@ -186,6 +190,7 @@ class Cluster:
     def _await_end(self, future: Any) -> Any:
         """Wait for what a task gives, as long as there is somebody to do it."""
         while not future.done():
+            self._ctrl_c.check()
             try:
                 future.exception(timeout=POLL)
             except TimeoutError:
@@ -230,6 +235,38 @@ class Cluster:
                 "--workers, or smaller tiles with --tile"
             )
         self._await_workers()
+
+
+class CtrlC:
+    """Ctrl-C that is not lost where it falls into a finaliser, in which Python prints the exception and goes on.
+
+    Dask's futures have such ones. Within a ``with`` block of the main thread; elsewhere, and where somebody else
+    handles the signal, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.pressed = False
+        self._installed = False
+
+    def __enter__(self) -> CtrlC:
+        main = threading.current_thread() is threading.main_thread()
+        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._installed:
+            signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, number: int, frame: object) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt, perhaps again, where the key was pressed."""
+        if self.pressed:
+            raise KeyboardInterrupt
 
 
 def _check_number(workers: int) -> None:

@@ -229,13 +229,15 @@ def test_ctrl_c_that_falls_into_a_finaliser_is_not_lost() -> None:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)  # the handler runs here, and what it raises is printed and forgotten
 
-    with CtrlC() as ctrl_c:
+    before = signal.getsignal(signal.SIGINT)
+    with CtrlC() as outer, CtrlC() as ctrl_c:
         ctrl_c.check()
         thing = Finalised()
         del thing
         with pytest.raises(KeyboardInterrupt):
             ctrl_c.check()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert outer.pressed
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_another_handler_of_ctrl_c_is_left_alone() -> None:

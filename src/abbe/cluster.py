@@ -238,30 +238,32 @@ class Cluster:
 
 
 class CtrlC:
-    """Ctrl-C that is not lost where it falls into a finaliser, in which Python prints the exception and goes on.
+    """Ctrl-C that is not lost where something beneath swallows it.
 
-    Dask's futures have such ones. Within a ``with`` block of the main thread; elsewhere, and where somebody else
-    handles the signal, it does nothing.
+    A KeyboardInterrupt that falls into a finaliser is printed and forgotten by Python, for one, and Dask's futures have
+    finalisers. Within a ``with`` block of the main thread; elsewhere, and where somebody else handles the signal, it does
+    nothing.
     """
 
     def __init__(self) -> None:
         self.pressed = False
-        self._installed = False
+        self._before: Any = None
 
     def __enter__(self) -> CtrlC:
-        main = threading.current_thread() is threading.main_thread()
-        self._installed = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._installed:
+        before: Any = signal.getsignal(signal.SIGINT)
+        usual = before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), CtrlC)
+        if usual and threading.current_thread() is threading.main_thread():
+            self._before = before
             signal.signal(signal.SIGINT, self._press)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
-    def _press(self, number: int, frame: object) -> None:
+    def _press(self, number: int, frame: Any) -> None:
         self.pressed = True
-        raise KeyboardInterrupt
+        self._before(number, frame)  # raises KeyboardInterrupt
 
     def check(self) -> None:
         """Raise KeyboardInterrupt, perhaps again, where the key was pressed."""

@@ -83,7 +83,7 @@ def crew(stack: ExitStack, folder: Path, arguments: argparse.Namespace) -> list[
         inner.mkdir()
         for images in folder.glob("*.npy"):
             (inner / images.name).symlink_to(images)
-        command = [str(python), script, library, str(arguments.threads), str(inner)]
+        command = [str(python), script, library, str(arguments.threads), arguments.clock, str(inner)]
         try:
             worker = Worker(name, command, tuned=tuned, log=inner / "log")
             stack.callback(worker.close)
@@ -153,7 +153,7 @@ def print_training(workers: Sequence[Worker], trained: Sequence[Times], argument
         [worker.name, f"{statistics.median(times):.1f}", "" if times is ours else ratio(ours, times)]
         for worker, times in zip(workers, trained, strict=True)
     ]
-    title = f"Training, {arguments.threads} threads, medians over {arguments.seeds} seeds in turns"
+    title = f"Training, {conditions(arguments)}, medians over {arguments.seeds} seeds in turns"
     print_table(title, ["", "s", "Abbe takes × its time"], rows)
 
 
@@ -163,8 +163,12 @@ def print_prediction(workers: Sequence[Worker], clean: np.ndarray, arguments: ar
     calls = [partial(worker.do, "predict", precision=precision) for worker, precision, _ in named]
     times = in_turns(calls, arguments.repeats)
     rows = speed_rows([name for *_, name in named], times, clean.size / 1e6)
-    title = f"Prediction of {len(clean)} images of {clean.shape[1]} x {clean.shape[2]}, {arguments.threads} threads"
+    title = f"Prediction of {len(clean)} images of {clean.shape[1]} x {clean.shape[2]}, {conditions(arguments)}"
     print_table(f"{title}, {arguments.repeats} rounds in turns", speed_header(), rows)
+
+
+def conditions(arguments: argparse.Namespace) -> str:
+    return f"{arguments.threads} threads, {arguments.clock} time"
 
 
 def speed_header() -> list[str]:
@@ -245,7 +249,7 @@ def print_stack(
     side, frames = arguments.side, arguments.frames
     rows = speed_rows(names, times, side * side * frames / 1e6)
     rows = [[*row, f"{peak:.2f}"] for row, peak in zip(rows, peaks, strict=True)]
-    title = f"{frames} planes of {side}² in 16 bits, {arguments.threads} threads, {arguments.repeats} rounds in turns"
+    title = f"{frames} planes of {side}² in 16 bits, {conditions(arguments)}, {arguments.repeats} rounds in turns"
     print_table(title, [*speed_header(), "peak GiB"], rows)
     print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32. The round before the timed ones watches")
     print("the memory of the process tree, without pages that files back.")

@@ -76,6 +76,7 @@ def photographs(bsd: argparse.ArgumentParser, published: argparse.ArgumentParser
 def against_peers(w2s_: argparse.ArgumentParser, stack_: argparse.ArgumentParser) -> None:
     for verb in (w2s_, stack_):
         verb.add_argument("--peers-python", type=Path, help="interpreter that has CAREamics")
+        verb.add_argument("--clock", choices=("wall", "processor"), default="wall", help="processor: on a busy machine")
         verb.add_argument("--repeats", type=int, default=5 if verb is w2s_ else 3)
     w2s_.add_argument("--allocators", nargs="+", choices=("default", "tuned"), default=["tuned"], help="of CAREamics")
     stack_.add_argument("--allocators", nargs="+", choices=("default", "tuned"), default=["default", "tuned"])

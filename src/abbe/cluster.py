@@ -241,8 +241,8 @@ class CtrlC:
     """Ctrl-C that is not lost where something beneath swallows it.
 
     A KeyboardInterrupt that falls into a finaliser is printed and forgotten by Python, for one, and Dask's futures have
-    finalisers. Within a ``with`` block of the main thread; elsewhere, and where somebody else handles the signal, it does
-    nothing.
+    finalisers. Within a ``with`` block of the main thread; elsewhere, and where somebody else handles the signal, it
+    does nothing.
     """
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ LEVELS = tuple(float(level) for level in range(5, 56, 5))
 """At which they are measured."""
 NEARLY = 0.3
 """Decibels by which the blind network may be worse than a specialist at its level."""
-COURSE = Course(steps=150, batch=8, crop=40, looks=6, warmup=10, clip=1.0)
+COURSE = Course(steps=120, batch=8, crop=40, looks=6, warmup=10, clip=1.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Budget:
     """Trainings of each of the four networks."""
     depth: int = 12
     """Convolutions; the paper has 17, and 20 for the blind one."""
-    width: int = 24
+    width: int = 16
     """Channels; the paper has 64."""
     held_out: int = 12
     """Squares to measure on."""

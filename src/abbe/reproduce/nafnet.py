@@ -162,5 +162,5 @@ def draw_ends(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot(range(len(COLOURS)), ends, color="#bbbbbb", linewidth=0.8, zorder=1)
     for place, (name, colour) in enumerate(COLOURS.items()):
         axes.scatter([place] * len(final), final[name], color=colour, zorder=2)
-    axes.set_xticks(range(len(COLOURS)), [name.replace(", ", "\n") for name in COLOURS])
+    axes.set_xticks(range(len(COLOURS)), [name.replace(" with", "\nwith") for name in COLOURS])
     axes.set(title="at the end", xlim=(-0.5, len(COLOURS) - 0.5))

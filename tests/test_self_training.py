@@ -191,7 +191,7 @@ def test_blur_is_undone_for_a_microscope(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def hurried(recipe, minutes):
-    recipe.method, recipe.network = "dncnn_tiny", {}
+    recipe.method, recipe.network, recipe.start_from = "dncnn_tiny", {}, None
     recipe.data.simulated = {"train": 2, "val": 1}
     recipe.train.steps, recipe.train.steps_per_epoch, recipe.train.batch_size, recipe.train.crop = 4, 2, 2, 32
     recipe.train.workers = 0

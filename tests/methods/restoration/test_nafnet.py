@@ -242,7 +242,7 @@ def test_it_needs_the_whole_image_unless_means_are_local() -> None:
     assert network.context() is None
     assert network.geometry.halo is None
     network.localise(256)
-    assert network.geometry.halo == (192, 192)
+    assert network.geometry.halo == (256, 256)
     assert network.geometry.multiple == (4, 4)
 
 

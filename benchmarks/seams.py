@@ -30,8 +30,8 @@ VISIBLE = 0.5
 """Grey levels of 255 below which 99.9 per cent of the pixels shall differ."""
 GREY = 255
 NOISE = 25 / GREY
-PARTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-"""Halos of NAFNet that are tabulated, in windows of its means; half a window is the default."""
+PARTS = (0.0, 0.125, 0.25, 0.5, 2 / 3, 1.0)
+"""Halos of NAFNet that are tabulated, in windows of its means; two thirds are the default."""
 WAYS: dict[Any, str] = {"exact": "plain forward", "float32": "as the verb computes"}
 """Precisions of the predictor."""
 DAMPING = 0.3

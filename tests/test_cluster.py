@@ -21,7 +21,7 @@ import tifffile
 from scipy import ndimage
 
 from abbe.batch import Outputs
-from abbe.cluster import Cluster, CtrlC
+from abbe.cluster import Cluster
 from abbe.errors import AbbeError
 from abbe.folders import segment_files
 from abbe.model import Model
@@ -203,7 +203,8 @@ def children() -> set[int]:
 def test_ctrl_c_ends_the_workers_and_is_told_in_one_line(field: Path, bright_file: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.tif"  # there has to be work left when the key is pressed, also on a busy machine
     tifffile.imwrite(large, np.tile(tifffile.imread(field), (6, 6)))
-    code = "from abbe.cli.main import main; main()"
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # unlike a job of "command &"
+    code = f"{hears}; from abbe.cli.main import main; main()"
     words = ["segment", str(large), "--model", str(bright_file), "--out", str(tmp_path / "out"), "--workers", "1"]
     options = ["--tile", "96", "--diameter", "20", "--device", "cpu", "--precision", "exact"]
     command = [sys.executable, "-c", code, *words, *options]
@@ -220,30 +221,3 @@ def test_ctrl_c_ends_the_workers_and_is_told_in_one_line(field: Path, bright_fil
     assert all("tiles of" in line for line in others_said)  # what lies ahead
     assert last == "stopped; what is finished stays, and the same command goes on"
     assert psutil.wait_procs(others, timeout=10)[1] == []
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_that_falls_into_a_finaliser_is_not_lost() -> None:
-    class Finalised:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)  # the handler runs here, and what it raises is printed and forgotten
-
-    before = signal.getsignal(signal.SIGINT)
-    with CtrlC() as outer, CtrlC() as ctrl_c:
-        ctrl_c.check()
-        thing = Finalised()
-        del thing
-        with pytest.raises(KeyboardInterrupt):
-            ctrl_c.check()
-        assert outer.pressed
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_another_handler_of_ctrl_c_is_left_alone() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with CtrlC():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -78,7 +76,6 @@ class Cluster:
         self._sent: dict[int, Any] = {}
         self._losses, self._slots, self._counted, self._had_workers = 0, 0, 0.0, False
         with ExitStack() as stack:
-            self._ctrl_c = stack.enter_context(CtrlC())
             stack.enter_context(_quiet())
             local = None if address is not None else stack.enter_context(_start(workers))
             try:
@@ -153,7 +150,6 @@ class Cluster:
         upcoming, suspected = iter(items), False
         try:
             while True:
-                self._ctrl_c.check()
                 room = AHEAD * self._await_workers(recent=1.0) - len(waiting)
                 waiting += map(submit, islice(upcoming, max(room, 0)))
                 if not waiting:
@@ -172,7 +168,7 @@ class Cluster:
                     result = _deadly(name(item), error, lost and partial(lost, item))
                 self._losses, suspected = 0, False
                 waiting.pop(0)
-                future.release()  # else its finaliser does
+                future.release()  # else its finaliser does, and a Ctrl-C that falls into a finaliser is lost
                 yield result
         finally:
             self.client.cancel([future for _, future in waiting])
@@ -190,7 +186,6 @@ class Cluster:
     def _await_end(self, future: Any) -> Any:
         """Wait for what a task gives, as long as there is somebody to do it."""
         while not future.done():
-            self._ctrl_c.check()
             try:
                 future.exception(timeout=POLL)
             except TimeoutError:
@@ -235,40 +230,6 @@ class Cluster:
                 "--workers, or smaller tiles with --tile"
             )
         self._await_workers()
-
-
-class CtrlC:
-    """Ctrl-C that is not lost where something beneath swallows it.
-
-    A KeyboardInterrupt that falls into a finaliser is printed and forgotten by Python, for one, and Dask's futures have
-    finalisers. Within a ``with`` block of the main thread; elsewhere, and where somebody else handles the signal, it
-    does nothing.
-    """
-
-    def __init__(self) -> None:
-        self.pressed = False
-        self._before: Any = None
-
-    def __enter__(self) -> CtrlC:
-        before: Any = signal.getsignal(signal.SIGINT)
-        usual = before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), CtrlC)
-        if usual and threading.current_thread() is threading.main_thread():
-            self._before = before
-            signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _press(self, number: int, frame: Any) -> None:
-        self.pressed = True
-        self._before(number, frame)  # raises KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt, perhaps again, where the key was pressed."""
-        if self.pressed:
-            raise KeyboardInterrupt
 
 
 def _check_number(workers: int) -> None:

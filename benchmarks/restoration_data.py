@@ -1,6 +1,6 @@
 """Clean grey images for the training of ``denoise``, made of the data sets that its weights may be shipped with.
 
-    python benchmarks/restoration_data.py make --data ../shared/data --to clean
+    python benchmarks/restoration_data.py make --data DATASETS --to clean
 
 Images of microscopes and cameras have noise of their own, so none is clean as it is. Each becomes grey and is averaged
 over squares of 2 x 2 pixels, which halves noise that is independent, and again where that leaves more than ``LIMIT`` of

@@ -334,21 +334,22 @@ def restore_files(
         source = [item.path for item in (find_images(train_on) if train_on else found)]
         run = outputs.folder / LEARNED
         learned = learn_to_restore(source, run, chosen, learning, overwrite=outputs.overwrite, tell=tell)
-    elif train_on or learning is not None:
-        raise AbbeError(
-            "--model has learnt already; leave it out, or --train-on and the options of learning (--minutes, --method, "
-            "--target, --psf, --seed)"
-        )
-    loaded = learned.model if learned else load_model(model)  # type: ignore[arg-type]
+        loaded = learned.model
+    else:
+        if train_on or learning is not None:
+            raise AbbeError(
+                "--model has learnt already; leave it out, or --train-on and the options of learning (--minutes, "
+                "--method, --target, --psf, --seed)"
+            )
+        loaded = load_model(model)
     restorer, device = Restorer(loaded), loaded.predictor(chosen).device
     title = f"{_images(len(found)).capitalize()} restored"
-    record = loaded.record()
     batch = RestoreBatch(
         outputs,
         loaded.identity(chosen),
         title,
         command,
-        record,
+        loaded.record(),
         device,
         learned=learned,
         denoises=denoises(loaded),

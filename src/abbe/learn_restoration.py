@@ -33,15 +33,12 @@ from abbe.train.settings import build_config
 
 TILE = {2: 512, 3: 64}
 """Pixels per side that the network sees at once in validation, by spatial axes."""
-
 NOISY = re.compile(r"(?<![a-z])(noisy|low|raw)(?![a-z])", re.IGNORECASE)
 """Names of bad images that have more noise than good ones: blurred ones have less."""
 PAIRS = 5
 """Pairs whose noise is compared."""
 SWAPPED = 2.0
 """By what factor the noise of a good image is suspiciously above that of its bad one."""
-
-
 SIMULATED = ("train", "val", "seed")
 """What ``data.simulated`` says of scenes: how many in each part, and which."""
 Good = CleanImage | SimulatedScene

@@ -22,6 +22,7 @@ from abbe.errors import AbbeError
 from abbe.ops.noise import Noise, estimate_noise
 from abbe.ops.residual import Residual, evened, look_at_residual, spectrum
 from abbe.report.gallery import GalleryItem
+from abbe.report.neighbours import spread
 from abbe.report.page import Section, failures_section, gallery_section, picture_section, table, write_page
 from abbe.restoration import Restored
 from abbe.self_training import Learned
@@ -131,7 +132,7 @@ class RestoreBatch(Batch):
     def _items(self, images: pd.DataFrame) -> list[GalleryItem]:
         """Choose images to show: those with warnings before the others."""
         order = np.argsort(images["warnings"] == "", kind="stable")
-        shown = images.iloc[order[np.unique(np.linspace(0, len(images) - 1, SHOWN).astype(int))]]
+        shown = images.iloc[order[spread(len(images), SHOWN)]]
         return [
             GalleryItem(
                 row["image"], self.outputs.folder / f"{row['image']}_restored.png", "typical", _caption(self, row)

@@ -30,8 +30,9 @@ from abbe.lesson import teach
 from abbe.model import Model, load_model
 from abbe.ops.boxes import Box
 from abbe.ops.noise import Noise, Verdict, estimate_noise
+from abbe.report.neighbours import spread
 from abbe.settings import LearnSettings, RestoreSettings
-from abbe.train.recipe import DataConfig, Recipe, TrainConfig, load_recipe
+from abbe.train.recipe import Recipe, load_recipe
 
 Tell = Callable[[str], None]
 FRAMES = 12
@@ -40,9 +41,8 @@ SIDE = 1024
 """Extent of the part of them that is looked at, in pixels."""
 FARTHEST = 4
 """Neighbours on each side that are hidden at most, along lines; 2 all around, or too little would be left to see."""
-STEPS = 20_000
-"""Steps after which nothing is learnt any more, however much time there is."""
 KEY = "key.json"
+"""File that tells what was learnt from what."""
 NUMBERS = ("gain", "intercept", "level", "dark")
 
 
@@ -51,9 +51,7 @@ class NoiseLook:
     """What the noise of some images is like."""
 
     noises: tuple[Noise, ...]
-    """Of each channel, the median of the images."""
-    looked_at: int
-    """Frames."""
+    """Of each channel, the median of the frames that were looked at."""
 
     @property
     def noise(self) -> Noise:
@@ -222,12 +220,7 @@ def look_at_noise(images: Sequence[Series]) -> NoiseLook | None:
     found = [noises for series, frame in chosen if (noises := _noises_of(series, frame))]
     if not found:
         return None
-    return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))), len(found))
-
-
-def spread(number: int, most: int) -> list[int]:
-    """Choose up to so many numbers below ``number``, evenly."""
-    return np.unique(np.linspace(0, number - 1, min(number, most)).round().astype(int)).tolist()
+    return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))))
 
 
 def _noises_of(series: Series, frame: int) -> list[Noise]:
@@ -322,39 +315,19 @@ def choose_for_blur(
 
 
 def recipe_of(method: str, noise: Noise, learning: LearnSettings) -> Recipe:
-    """Write the recipe of a method for a kind of noise: the small network of it, as long as there is time."""
-    return Recipe(
-        name="learned",
-        method=f"{method}_small",
-        options=options_of(method, noise),
-        data=DataConfig(sources=["the images themselves"]),
-        train=TrainConfig(
-            seed=learning.seed,
-            minutes=learning.minutes,
-            steps=STEPS,
-            steps_per_epoch=50,
-            batch_size=16,
-            crop=64,
-            optimizer="adam",
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            warmup_steps=20,
-            ema_decay=0.99,
-        ),
-    )
+    """Fit the recipe of a method to a kind of noise and to the time there is."""
+    hidden = {f"options.{name}": value for name, value in options_of(method, noise).items()}
+    timing = {"train.minutes": learning.minutes, "train.seed": learning.seed}
+    return load_recipe(method, {"name": "learned", "data.sources": ["the images themselves"], **timing, **hidden})
 
 
 def options_of(method: str, noise: Noise) -> dict[str, Any]:
-    """Choose what is hidden."""
+    """Choose what is hidden beside the pixels asked for: those that share their noise."""
     if method != "structn2v":
-        return {"share": SHARE}
+        return {}
     reach = min(max(noise.reach, 1), FARTHEST)
     if noise.verdict == "isotropic":
         side = 2 * min(reach, 2) + 1
-        return {"share": SHARE, "fill": "window", "radius": side, "element": ((1,) * side,) * side}
+        return {"radius": side, "element": ((1,) * side,) * side}
     direction = noise.verdict if noise.verdict in ("horizontal", "vertical") else "horizontal"
-    return {"share": SHARE, "fill": "window", "radius": reach, "direction": direction, "reach": reach}
-
-
-SHARE = 0.015
-"""Part of the pixels that are hidden: the library's, which learns more from a step than the paper's 0.2 %."""
+    return {"radius": reach, "direction": direction, "reach": reach}

@@ -15,7 +15,7 @@ def models() -> int:
     from abbe.weights.published import tell_record, weights_folder
     from abbe.weights.records import RECORDS
 
-    print_line("models (abbe segment IMAGES --model NAME)")
+    print_line("models (abbe segment, classify or restore IMAGES --model NAME)")
     for name, record in RECORDS.items():
         print_line(f"  {name:20s} {record.summary}; {record.licence}")
     print_line("\nnetworks (abbe.create(NAME), recipes)")

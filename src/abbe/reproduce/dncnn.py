@@ -12,7 +12,6 @@ descent), and the same depth for the blind network. PSNR is that of values neith
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -30,8 +29,6 @@ from abbe.reproduce.denoising import Course, Exam, Lesson, train, white_exam
 from abbe.reproduce.pace import Pace
 from abbe.reproduce.photographs import Photographs, load_photographs
 
-LEAST_SCALE = 0.025
-"""Of a norm when it is drawn, by its size, as in the authors' code."""
 BOTH = "residual and norm"
 VARIANTS = {
     BOTH: {"residual": True, "batch_norm": True},
@@ -109,7 +106,7 @@ class Trials:
         """Train a network on a range of levels; gives it, and its PSNR at :data:`SIGMA` by step."""
         budget = self.budget
         torch.manual_seed(seed)
-        network = redrawn(build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant])), budget.width)
+        network = build(DnCNNConfig(depth=budget.depth, width=budget.width, **VARIANTS[variant]))
         objective = Restoration(network.to(memory_format=torch.channels_last), RestorationOptions(sigma=levels))
         optimizer = torch.optim.Adam(network.parameters(), budget.learning_rate)
         noise = " to ".join(f"{level:g}" for level in dict.fromkeys(levels))
@@ -119,23 +116,6 @@ class Trials:
 
         lesson = Lesson(self.photographs.train)
         return network, train(objective, optimizer, lesson, budget.course, self.exam(SIGMA), seed, step)
-
-
-@torch.no_grad()
-def redrawn(network: DnCNN, width: int) -> DnCNN:
-    """Draw all weights of a network of some width anew as the authors' code does, and give the same network.
-
-    Scales of a norm are drawn like the weights behind it, and so small that a fresh network with ``residual`` nearly
-    gives its input back; with the usual 1 it adds noise of its own, which takes most of a short training to unlearn.
-    """
-    deviation = math.sqrt(2 / (9 * width))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=deviation)
-        if isinstance(module, nn.BatchNorm2d):
-            scale = torch.randn_like(module.weight) * deviation
-            module.weight.copy_(scale.abs().clamp(min=LEAST_SCALE).copysign(scale))
-    return network
 
 
 def try_variants(trials: Trials) -> tuple[pd.DataFrame, DnCNN]:

@@ -112,3 +112,11 @@ def test_without_residual_the_last_layer_is_the_image() -> None:
     other.load_state_dict(network.state_dict())
     x = torch.rand(1, 1, 9, 9)
     torch.testing.assert_close(x - other(x), network(x))
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "dncnn_tiny"])
+def test_a_fresh_network_gives_its_input_back_but_for_a_little(name: str) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(4, VARIANTS[name].in_channels, 24, 24)
+    with torch.no_grad():
+        assert (build(VARIANTS[name]).train()(x) - x).std() < x.std() / 5

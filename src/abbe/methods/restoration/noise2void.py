@@ -21,8 +21,8 @@ in space; a time series of planes is a stack whose planes are its times.
 
 Against the paper: another masked pixel never lends its value, which would show a neighbour what is hidden from it (the
 authors' library allows this), and the boxes of stacks hold the share that was asked for (the library takes a square
-root where a stack needs a cubic one). Batch normalisation is PyTorch's (momentum 0.1, epsilon 1e-5; Keras: 0.01, 1e-3),
-and convolutions have no bias before it. ``noise2void`` and the defaults of :class:`Noise2VoidOptions` are the recipe
+root where a stack needs a cubic one). Batch normalisation is PyTorch's (momentum 0.1, epsilon 1e-5; Keras: 0.01, 1e-3), its
+scales begin at :data:`NORM_SCALE` (there: 1), and convolutions have no bias before it. ``noise2void`` and the defaults of :class:`Noise2VoidOptions` are the recipe
 for BSD68; ``noise2void_library`` and :data:`LIBRARY` what the library takes unless told otherwise;
 ``noise2void_small`` is the paper's at a ninth of the work, and gives the image itself: a residual network begins with
 the noisy image as its answer and takes longer to leave it. Images are normalised to mean 0 and deviation 1 over all of
@@ -54,6 +54,8 @@ LAYERS: dict[int, Any] = {
     3: (nn.Conv3d, nn.BatchNorm3d, nn.MaxPool3d),
 }
 """Convolution, normalisation and pooling of planes and of stacks."""
+NORM_SCALE = 0.1
+"""Scale with which norms begin: with 1 the first answers are large, and hundreds of steps go into unlearning them."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,13 @@ def double_convolution(axes: int, kernel: int, in_channels: int, middle: int, ou
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw the weights of convolutions as Glorot and Bengio 2010 (PMLR 9:249), as the authors do."""
+    """Draw the weights of convolutions as Glorot and Bengio 2010 (PMLR 9:249), as the authors do; norms begin small."""
     if isinstance(module, nn.Conv2d | nn.Conv3d):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+    if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+        nn.init.constant_(module.weight, NORM_SCALE)
 
 
 def check_extents(x: torch.Tensor, multiple: tuple[int, ...]) -> None:

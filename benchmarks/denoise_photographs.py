@@ -22,6 +22,7 @@ from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 import abbe
 from abbe.data.normalize import Normalization, Statistics
+from abbe.data.write_image import write_image
 from abbe.errors import AbbeError
 from abbe.learn_restoration import restored
 from abbe.methods.restoration.restore import Restoration
@@ -64,6 +65,16 @@ def bsd68(arguments: argparse.Namespace) -> None:
         if arguments.flips:
             named[f"{model.name} ({file}), 8 flips and turns"] = turned(by_model(model, arguments.precision))
     print_scores(named, images, arguments.sigma)
+
+
+def noisy(arguments: argparse.Namespace) -> None:
+    """Write the photographs for training with noise added once, for Noise2Void: float32 of a range from 0 to 1."""
+    generator = np.random.default_rng(0)
+    images = read_grey(arguments.data / "train400")
+    for number, clean in enumerate(images):
+        pixels = clean + generator.normal(0, arguments.sigma / 255, clean.shape)
+        write_image(arguments.out / f"{number:03d}.tif", pixels.astype(np.float32), "YX", {})
+    print(f"{len(images)} images with noise of {arguments.sigma:g} in {arguments.out}")
 
 
 def kair(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """The tables of restoration: denoising, deblurring, Noise2Void against CAREamics, and seams between tiles.
 
     python benchmarks/restoration.py bsd68  --data bsd_denoise --model runs/dncnn_s [--sigma 25] [--flips]
+    python benchmarks/restoration.py noisy  --data bsd_denoise --out noisy_train400
     python benchmarks/restoration.py kair   --data bsd_denoise --weights dncnn_25.pth
     python benchmarks/restoration.py w2s    --data w2s_denoise --peers-python careamics/bin/python
     python benchmarks/restoration.py stack  --peers-python careamics/bin/python
@@ -23,7 +24,7 @@ import torch
 from abbe.errors import AbbeError
 from deblur_photographs import deblur, pairs
 from denoise_against_peers import stack, w2s
-from denoise_photographs import bsd68, kair
+from denoise_photographs import bsd68, kair, noisy
 from seams import seams
 from tables import machine
 
@@ -47,24 +48,28 @@ def parse() -> argparse.Namespace:
     subs = parser.add_subparsers(required=True)
     verbs = {
         function.__name__: subs.add_parser(function.__name__, help=function.__doc__)
-        for function in (bsd68, kair, w2s, stack, pairs, deblur, seams)
+        for function in (bsd68, noisy, kair, w2s, stack, pairs, deblur, seams)
     }
-    for function in (bsd68, kair, w2s, stack, pairs, deblur, seams):
+    for function in (bsd68, noisy, kair, w2s, stack, pairs, deblur, seams):
         verbs[function.__name__].set_defaults(verb=function)
-    for name in ("bsd68", "kair", "w2s", "pairs", "deblur"):
+    for name in ("bsd68", "noisy", "kair", "w2s", "pairs", "deblur"):
         verbs[name].add_argument("--data", type=Path, required=True)
     for name in ("bsd68", "kair", "w2s", "deblur"):
         verbs[name].add_argument("--images", type=int, help="so many instead of all")
-    photographs(verbs["bsd68"], verbs["kair"])
+    photographs(verbs["bsd68"], verbs["noisy"], verbs["kair"])
     against_peers(verbs["w2s"], verbs["stack"])
     blurred(verbs["pairs"], verbs["deblur"])
     tiles(verbs["seams"])
     return parser.parse_args()
 
 
-def photographs(bsd: argparse.ArgumentParser, published: argparse.ArgumentParser) -> None:
-    for verb in (bsd, published):
+def photographs(
+    bsd: argparse.ArgumentParser, noisy_: argparse.ArgumentParser, published: argparse.ArgumentParser
+) -> None:
+    for verb in (bsd, noisy_, published):
         verb.add_argument("--sigma", type=float, default=25, help="in 1/255")
+    noisy_.add_argument("--out", type=Path, required=True)
+    for verb in (bsd, published):
         verb.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "exact"))
     bsd.add_argument("--model", nargs="*", default=[], help="model files or folders of trainings")
     bsd.add_argument("--flips", action="store_true", help="also the mean over eight flips and turns")

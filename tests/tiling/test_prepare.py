@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from abbe.api import load
 from abbe.contract import Geometry
 from abbe.errors import AbbeError
 from abbe.methods.backbones.classification import Classification, ClassificationOptions
@@ -196,6 +197,21 @@ def test_auto_takes_bfloat16_only_where_it_is_native(
     monkeypatch.setattr(prepare, "computes_bfloat16", lambda device: native)
     assert choose_precision("auto", "cpu") == chosen
     assert choose_precision("float32", "cpu") == "float32"
+
+
+def test_what_cannot_be_traced_stays_with_torch() -> None:
+    assert choose_backend("auto", "cpu", "float32", traced=False) == "torch"
+    with pytest.raises(AbbeError, match="other extents"):
+        choose_backend("openvino", "cpu", "float32", traced=False)
+
+
+@pytest.mark.parametrize("name", ["denoise", "deblur"])
+@pytest.mark.parametrize("extents", [(64, 96), (192, 192), (200, 264)])
+def test_a_restoration_is_the_plain_forward_at_any_extents(name: str, extents: tuple[int, int]) -> None:
+    method = load(name).method
+    x = np.random.default_rng(0).random((1, 1, *extents), np.float32)
+    found, plain = (Predictor(method, precision=how)(x)["restored"] for how in ("float32", "exact"))
+    np.testing.assert_allclose(found, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize("installed", [True, False])

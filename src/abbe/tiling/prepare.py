@@ -65,7 +65,7 @@ class Predictor:
         self.method = method
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.backend = choose_backend(backend, self.device, self.precision)
+        self.backend = choose_backend(backend, self.device, self.precision, traceable(method))
         tune_allocator()
         self.limit: int | None = None
         self._compute = self._openvino(method) if self.backend == "openvino" else self._torch(method)
@@ -194,6 +194,12 @@ def prepared_copy(method: Method, *, fold: bool) -> nn.Module:
     return fold_batch_norm(ready) if fold else ready
 
 
+def traceable(method: Method) -> bool:
+    """Tell whether what was recorded at some extents holds at others; networks that do not have ``traceable`` False."""
+    assert isinstance(method, nn.Module)
+    return all(getattr(module, "traceable", True) for module in method.modules())
+
+
 def choose_device(name: str) -> str:
     """Resolve "auto" to the best device at hand; refuse one that is not there."""
     here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -222,11 +228,15 @@ def computes_bfloat16(device: str) -> bool:
     return device == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
-def choose_backend(backend: Backend, device: str, precision: Precision) -> Backend:
-    """Resolve "auto" to OpenVINO on a CPU where it is installed; exact precision stays with torch."""
+def choose_backend(backend: Backend, device: str, precision: Precision, traced: bool = True) -> Backend:
+    """Resolve "auto" to OpenVINO on a CPU where it is installed; exact precision, and what cannot be traced, stay."""
     if backend not in get_args(Backend):
         raise AbbeError(f"no backend is called {backend!r}; choose {', '.join(get_args(Backend))}")
     if precision == "exact" or device != "cpu":
+        return "torch"
+    if not traced:
+        if backend == "openvino":
+            raise AbbeError("backend 'openvino' cannot run this network at other extents than one; choose torch")
         return "torch"
     if backend == "auto":
         return "openvino" if importlib.util.find_spec("openvino") else "torch"

@@ -131,6 +131,11 @@ class NAFNet(nn.Module):
                     module.window = None if size is None else self._window(size, level)
 
     @property
+    def traceable(self) -> bool:
+        """Whether what was recorded at some extents holds at others; sums over windows are laid out for theirs."""
+        return self.local is None
+
+    @property
     def geometry(self) -> Geometry:
         """Halo and multiple of tiles."""
         return Geometry(self.halo, (self.multiple,) * 2, (0, 0))

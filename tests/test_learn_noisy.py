@@ -17,8 +17,8 @@ from abbe.train.recipe import list_recipes, load_recipe
 
 SHORT = {
     "train.minutes": 0.0,
-    "train.steps": 60,
-    "train.steps_per_epoch": 30,
+    "train.steps": 120,
+    "train.steps_per_epoch": 60,
     "train.batch_size": 4,
     "train.crop": 32,
     "train.learning_rate": 3e-3,

@@ -64,7 +64,7 @@ class Budget:
     """Part of the pixels that are asked for in a crop; the paper has 0.002."""
     radius: int = 2
     """Pixels to each side from which a hidden one gets its value."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """The highest one, of Adam."""
     held_out: int = 12
     """Squares to measure on."""

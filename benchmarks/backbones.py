@@ -117,7 +117,7 @@ def eager_rows(network: str, contenders: dict[str, Contender], arguments: argpar
     for each, (peer, abbe_) in pairs.items():
         theirs, ours = next(times), next(times)
         speeds = (images_a_second(some, arguments) for some in (theirs, ours))
-        yield [network, PASSES[each], ALLOCATORS[abbe_.tuned], peer.library, *speeds, ratio(theirs, ours)]
+        yield [network, PASSES[each], ALLOCATORS[abbe_.tuned], peer.name, *speeds, ratio(theirs, ours)]
     for contender in contenders.values():
         contender.do("forget")
 
@@ -129,7 +129,7 @@ def crew(stack: ExitStack, arguments: argparse.Namespace, *, tuned: bool) -> dic
     else:
         libraries = {library for network in arguments.networks for library in peers_of(network, arguments)}
     started = start(stack, ["abbe", *sorted(libraries)], arguments, tuned=tuned)
-    return {contender.library: contender for contender in started}
+    return {contender.name: contender for contender in started}
 
 
 def allocators(arguments: argparse.Namespace) -> tuple[bool, ...]:
@@ -148,7 +148,7 @@ def fastest(network: str, each: str, contenders: dict[str, Contender], arguments
     best = {}
     for peer in (contenders[library] for library in peers_of(network, arguments) if library in contenders):
         build(peer, network, arguments)
-        best[peer.library] = min(*in_turns([partial(peer.do, each)], 2))
+        best[peer.name] = min(*in_turns([partial(peer.do, each)], 2))
         peer.do("forget")
     told = ", ".join(f"{library} {1000 * seconds:.0f} ms" for library, seconds in best.items())
     print(f"{network}, {PASSES[each]}: {told}", file=sys.stderr, flush=True)
@@ -208,7 +208,7 @@ def quick_peer(network: str, arguments: argparse.Namespace) -> str:
         return str(arguments.peers[0])
     with ExitStack() as stack:
         started = start(stack, arguments.peers, arguments, tuned=False)
-        return fastest(network, "forward", {one.library: one for one in started}, arguments)
+        return fastest(network, "forward", {one.name: one for one in started}, arguments)
 
 
 def agreement(arguments: argparse.Namespace) -> None:

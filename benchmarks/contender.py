@@ -103,7 +103,6 @@ class Contender(Worker):
     """
 
     def __init__(self, library: str, arguments: argparse.Namespace, *, tuned: bool):
-        self.library = library
         worker = str(Path(__file__).with_name("contender_worker.py"))
         options = [library, str(arguments.threads), arguments.device, arguments.clock]
         super().__init__(library, [sys.executable, worker, *options], tuned=tuned)

@@ -30,6 +30,7 @@ from tables import machine
 
 HELD = ("GOPR0374*", "GOPR0384*")
 """Videos that are for the test alone."""
+VERBS = (bsd68, noisy, kair, w2s, stack, pairs, deblur, seams)
 
 
 def main() -> None:
@@ -46,11 +47,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     subs = parser.add_subparsers(required=True)
-    verbs = {
-        function.__name__: subs.add_parser(function.__name__, help=function.__doc__)
-        for function in (bsd68, noisy, kair, w2s, stack, pairs, deblur, seams)
-    }
-    for function in (bsd68, noisy, kair, w2s, stack, pairs, deblur, seams):
+    verbs = {function.__name__: subs.add_parser(function.__name__, help=function.__doc__) for function in VERBS}
+    for function in VERBS:
         verbs[function.__name__].set_defaults(verb=function)
     for name in ("bsd68", "noisy", "kair", "w2s", "pairs", "deblur"):
         verbs[name].add_argument("--data", type=Path, required=True)

@@ -2,7 +2,8 @@
 
 A *network* is a plain ``torch.nn.Module`` whose ``forward`` takes the paper's inputs. A *method* is what can be
 trained and used: a module that holds its network and has the functions of :class:`Method`. Nothing registers
-itself, nothing inherits: whoever has these functions is a method.
+itself, nothing inherits: whoever has these functions is a method. A module whose recorded graph would hold at one
+extent of its input only says so with ``traceable = False``; tiling then keeps its network in torch.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 NORM_SCALE = 0.02
-"""Scale with which norms begin; with 1 the first answers are noise that takes a thousand steps to unlearn."""
+"""Scale with which norms begin; with 1 the first answers are noise that takes hundreds of steps to unlearn."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,8 @@ def stack(arguments: argparse.Namespace) -> None:
             partial(worker.do, "stack", path=str(path), precision=precision, tile=tiles[worker.name])
             for worker, precision, _ in named
         ]
-        peaks = [peak_of(worker, call) for (worker, *_), call in zip(named, calls, strict=True)]
+        watched = [] if arguments.no_memory else zip(named, calls, strict=True)
+        peaks = [peak_of(worker, call) for (worker, *_), call in watched]
         times = in_turns(calls, arguments.repeats, warm=0)
         print_stack([name for *_, name in named], times, peaks, arguments)
 
@@ -248,8 +250,8 @@ def print_stack(
 ) -> None:
     side, frames = arguments.side, arguments.frames
     rows = speed_rows(names, times, side * side * frames / 1e6)
-    rows = [[*row, f"{peak:.2f}"] for row, peak in zip(rows, peaks, strict=True)]
+    rows = [[*row, f"{peak:.2f}" if peak else ""] for row, peak in zip_longest(rows, peaks)]
     title = f"{frames} planes of {side}² in 16 bits, {conditions(arguments)}, {arguments.repeats} rounds in turns"
     print_table(title, [*speed_header(), "peak GiB"], rows)
-    print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32. The round before the timed ones watches")
-    print("the memory of the process tree, without pages that files back.")
+    print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32. Memory is that of the process tree in a")
+    print("round before the timed ones, without pages that files back.")

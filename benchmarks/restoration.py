@@ -90,6 +90,7 @@ def against_peers(w2s_: argparse.ArgumentParser, stack_: argparse.ArgumentParser
     stack_.add_argument("--side", type=int, default=2048, help="pixels")
     stack_.add_argument("--frames", type=int, default=50)
     stack_.add_argument("--tiles", type=int, nargs="+", default=[256, 512, 1024], help="that CAREamics may choose from")
+    stack_.add_argument("--no-memory", action="store_true", help="without the round in which memory is watched")
     stack_.add_argument("--work", type=Path, help="folder for the stack, 420 MB")
 
 

@@ -177,7 +177,9 @@ class CAREamics:
         """Restore all planes of a file; give the seconds, reading included."""
         shape = None if tile is None else (tile, tile)
         begin = self.clock()
-        self.careamist.predict(Path(path), data_type="tiff", axes="SYX", tile_size=shape, batch_size=1)
+        # Tiles from a process of their own, its default, keep file descriptors to the end, and 50 planes of 2048² need
+        # more than 20,000 of them; it is faster without one, too.
+        self.careamist.predict(Path(path), data_type="tiff", axes="SYX", tile_size=shape, batch_size=1, num_workers=0)
         return self.clock() - begin
 
     def _configure(self, seed: int, epochs: int, steps: int, batch: int, patch: int, **others: Any) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from abbe.methods.catalog import entry, module_of
 from abbe.train.depth import layer_depths
 from abbe.train.recipe import TrainConfig
 from abbe.train.schedule import build_optimizers
@@ -86,6 +88,34 @@ def test_plain_sequences_are_blocks_where_there_is_nothing_else() -> None:
     layers = [nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU()) for _ in range(3)]
     network = nn.ModuleDict({"features": nn.Sequential(*layers), "head": nn.Linear(4, 2)})
     assert list(layer_depths(network).values())[::2] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "blocks"),
+    [
+        ("resnet50", (1, 3, 64, 64), 16),
+        ("resnet20_cifar", (1, 3, 32, 32), 9),
+        ("convnext_tiny", (1, 3, 64, 64), 18),
+        ("internimage_tiny", (1, 3, 64, 64), 30),
+        ("internimage_small", (1, 3, 64, 64), 33),
+        ("vit_tiny_patch16_224", (1, 3, 224, 224), 12),
+        ("vit_small_patch16_rope_224", (1, 3, 224, 224), 12),
+        ("roformer_base", (1, 7), 12),
+    ],
+)
+def test_depths_of_published_networks_rise_in_the_order_in_which_their_layers_run(
+    name: str, shape: tuple[int, ...], blocks: int
+) -> None:
+    file, depths_run = module_of(entry(name).file), []
+    with torch.device("meta"):
+        network = file.build(file.VARIANTS[name]).eval()
+        depths = layer_depths(network)
+        for path, layer in network.named_modules():
+            own = [depths[f"{path}.{leaf}"] for leaf, _ in layer.named_parameters(recurse=False) if path]
+            layer.register_forward_hook(lambda *_, own=own: depths_run.extend(own))
+        network(torch.zeros(shape, dtype=torch.long if len(shape) == 2 else None))
+    assert depths_run == sorted(depths_run)
+    assert set(depths_run) == set(depths.values()) == set(range(blocks + 2))  # the stem's, the blocks', the head's
 
 
 def test_an_objective_around_a_network_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""How a network is held against another one with the same weights."""
+"""Weights for networks that are held against others."""
 
 from __future__ import annotations
 
@@ -24,27 +24,3 @@ def drawn() -> Callable[..., Any]:
         return network.eval()
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def assert_same() -> Callable[..., None]:
-    """Hold two functions of an image against each other: values and gradients within 1e-4 of the largest."""
-
-    def check(
-        ours: Callable[[torch.Tensor], torch.Tensor],
-        theirs: Callable[[torch.Tensor], torch.Tensor],
-        x: torch.Tensor,
-        tolerance: float = 1e-4,
-    ) -> None:
-        results = []
-        for function in (ours, theirs):
-            leaf = x.clone().requires_grad_()
-            y = function(leaf)
-            direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
-            (gradient,) = torch.autograd.grad((y * direction).sum(), leaf)
-            results.append((y.detach(), gradient))
-        for our, their in zip(*results, strict=True):
-            assert our.shape == their.shape
-            assert float((our - their).abs().max() / their.abs().max()) < tolerance
-
-    return check

@@ -19,6 +19,9 @@ from abbe.weights.tables.roformer import LAYOUTS, TRANSFORMERS, TRANSFORMERS_BAR
 Draw = Callable[..., Any]
 TINY = VARIANTS["roformer_tiny"]
 WIDER = replace(TINY, width=48, heads=3, embedding_width=20, mlp=40, depth=3)
+BASE = VARIANTS["roformer_base"]
+SMALL = replace(BASE, vocabulary=12000, width=384, depth=6, heads=6, mlp=1536)
+"""Of the published roformer_chinese_char_small."""
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -42,7 +45,11 @@ def through_words(network: Any, tokens: torch.Tensor, **more: Any) -> Callable[[
     return call
 
 
-@pytest.mark.parametrize("config", [TINY, WIDER, replace(TINY, pairing="half"), replace(WIDER, pairing="half")])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, WIDER, replace(TINY, pairing="half"), replace(WIDER, pairing="half"), SMALL],
+    ids=["tiny", "wider", "tiny-half", "wider-half", "small"],
+)
 def test_equal_to_transformers(config: RoFormerConfig, drawn: Draw, assert_same: Callable[..., None]) -> None:
     transformers = pytest.importorskip("transformers")
     network = drawn(build(replace(config, masked_head=False)))
@@ -59,15 +66,19 @@ def test_equal_to_transformers(config: RoFormerConfig, drawn: Draw, assert_same:
     assert_same(lambda w: ours(w)[visible], lambda w: peers(w)[visible], network.words.weight.detach())
 
 
-def test_head_equal_to_transformers(drawn: Draw) -> None:
+@pytest.mark.parametrize("config", [WIDER, SMALL, BASE], ids=["wider", "small", "base"])
+def test_head_equal_to_transformers(config: RoFormerConfig, drawn: Draw, assert_same: Callable[..., None]) -> None:
+    """The table of words is the last layer too, and its gradient comes from both ends."""
     transformers = pytest.importorskip("transformers")
-    network = drawn(build(WIDER))
-    peer = transformers.RoFormerForMaskedLM(transformers_config(WIDER, transformers.RoFormerConfig)).eval()
-    theirs = TRANSFORMERS.to_theirs(network.state_dict(), asdict(WIDER))
+    network = drawn(build(config))
+    peer = transformers.RoFormerForMaskedLM(transformers_config(config, transformers.RoFormerConfig)).eval()
+    theirs = TRANSFORMERS.to_theirs(network.state_dict(), asdict(config))
     peer.load_state_dict(theirs, strict=False)
     peer.cls.predictions.decoder.load_state_dict({"weight": network.words.weight, "bias": network.head.bias})
-    tokens = sentences(WIDER)[:1]
-    torch.testing.assert_close(network(tokens), peer(tokens).logits, rtol=1e-4, atol=1e-4)
+    tokens = sentences(config)
+    seen = tokens != config.padding
+    ours, peers = through_words(network, tokens), through_words(peer, tokens, attention_mask=seen.long())
+    assert_same(lambda w: ours(w)[seen], lambda w: peers(w)[seen], network.words.weight.detach())
 
 
 def transformers_config(config: RoFormerConfig, type_: Any) -> Any:
@@ -201,6 +212,11 @@ def test_parameters_of_the_published_size() -> None:
 def test_compiled_it_gives_the_same(drawn: Draw) -> None:
     network, tokens = drawn(build(TINY)), sentences(TINY)
     torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(tokens), network(tokens))
+
+
+def test_blocks_can_be_recomputed(drawn: Draw, assert_recomputed_the_same: Callable[..., None]) -> None:
+    network = drawn(build(replace(TINY, dropout=0.3)))
+    assert_recomputed_the_same(network, network.blocks, sentences(TINY))
 
 
 def test_heads_that_do_not_divide_the_width_are_told() -> None:

@@ -90,10 +90,16 @@ def test_layers_equal_torch_s_without_biases(
     )
 
 
-@pytest.mark.parametrize("config", [TINY, OTHER])
+@pytest.mark.parametrize(
+    "config",
+    [TINY, OTHER, *(replace(VARIANTS[f"transformer_{size}"], vocabulary=64) for size in ("base", "big"))],
+    ids=["tiny", "other", "base", "big"],
+)
 def test_equal_to_the_equations(config: TransformerConfig, drawn: Draw, assert_same: Callable[..., None]) -> None:
     """The whole network, written from Sections 3.1 to 3.5: one head at a time, one matrix of positions by its sum."""
-    network = drawn(build(config))
+    with torch.device("meta"):  # the numbers come below
+        network = build(config)
+    network = drawn(network.to_empty(device="cpu"))
     source, target = sentences(config), sentences(config, 5, seed=1)
 
     def theirs(table: torch.Tensor) -> torch.Tensor:
@@ -252,6 +258,12 @@ def test_compiled_it_gives_the_same(drawn: Draw) -> None:
     network, source, target = drawn(build(TINY)), sentences(TINY), sentences(TINY, 5)
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(source, target), network(source, target))
+
+
+def test_layers_can_be_recomputed(drawn: Draw, assert_recomputed_the_same: Callable[..., None]) -> None:
+    network = drawn(build(replace(TINY, dropout=0.3)))
+    layers = [*network.encoder, *network.decoder]
+    assert_recomputed_the_same(network, layers, sentences(TINY), sentences(TINY, 5, seed=1))
 
 
 def test_dropping_is_seeded_and_off_in_evaluation() -> None:

@@ -54,6 +54,16 @@ def test_equal_to_timm(
     assert_same(network, peer, noise(2, 3, *extents))
 
 
+@pytest.mark.parametrize("name", ["vit_small_patch16_rope_224", "vit_base_patch16_rope_224"])
+def test_published_sizes_are_those_of_timm(name: str, drawn: Draw, assert_same: Callable[..., None]) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):  # the numbers come below
+        ours = build(VARIANTS[name])
+    network, peer = drawn(ours.to_empty(device="cpu")), timm.create_model(name).eval()
+    peer.load_state_dict(TIMM.to_theirs(network.state_dict(), asdict(network.config)))
+    assert_same(network, peer, noise(1, 3, 224, 224))
+
+
 def test_equal_to_the_equations(drawn: Draw, assert_same: Callable[..., None]) -> None:
     """Attention with complex numbers, patch by patch and head by head."""
     attention = drawn(build(TINY)).blocks[0].attention
@@ -129,3 +139,8 @@ def test_layout_and_compiler_change_nothing(drawn: Draw) -> None:
     expected = network(x)
     torch.testing.assert_close(network.to(memory_format=torch.channels_last)(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.compile(network, backend="eager", fullgraph=True)(x), expected)
+
+
+def test_blocks_can_be_recomputed(drawn: Draw, assert_recomputed_the_same: Callable[..., None]) -> None:
+    network = drawn(build(replace(TINY, dropout=0.3, drop_path=0.4)))
+    assert_recomputed_the_same(network, network.blocks, noise(4, 3, 16, 20))

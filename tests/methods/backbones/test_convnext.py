@@ -153,6 +153,11 @@ def test_layout_and_compiler_change_nothing(randomised: Draw) -> None:
     torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_blocks_can_be_recomputed(randomised: Draw, assert_recomputed_the_same: Callable[..., None]) -> None:
+    network = randomised(build(replace(VARIANTS["convnext_test_tiny"], drop_path=0.4)))
+    assert_recomputed_the_same(network, [block for stage in network.stages for block in stage], noise(4, 3, 64, 40))
+
+
 def test_a_fresh_block_is_almost_its_shortcut() -> None:
     block = build(VARIANTS["convnext_test_tiny"]).stages[2][1].eval()
     x = noise(1, 8, 6, 6)

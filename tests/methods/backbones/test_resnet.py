@@ -179,6 +179,12 @@ def test_layout_compiler_and_folding_change_nothing(randomised: Draw) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet_tiny", "resnet20_cifar"])
+def test_blocks_can_be_recomputed(name: str, randomised: Draw, assert_recomputed_the_same: Callable[..., None]) -> None:
+    network = randomised(build(VARIANTS[name]))
+    assert_recomputed_the_same(network, [block for stage in network.stages for block in stage], noise(4, 3, 40, 33))
+
+
+@pytest.mark.parametrize("name", ["resnet_tiny", "resnet20_cifar"])
 def test_a_block_whose_body_is_zero_is_its_shortcut(name: str) -> None:
     """The reason for the shortcut: nothing to add is easy to learn."""
     network = build(VARIANTS[name]).eval()

@@ -84,15 +84,28 @@ def test_paper_parameters():
         (UNetConfig(in_channels=3, out_channels=4, width=3, depth=2), 60),
         (UNetConfig(width=3, depth=3, padding="same"), 48),
         (UNetConfig(width=2, depth=1), 36),
+        (VARIANTS["unet_2015_tiny"], 92),
+        (VARIANTS["unet_2015"], 188),
+        (UNetConfig(width=32, padding="same"), 64),
     ],
 )
-def test_forward_equals_plain_functions(config, extent):
+def test_forward_and_gradient_equal_plain_functions(config, extent, randomised, assert_same):
+    network = randomised(UNet(config))
+    state, padding = network.state_dict(), 0 if config.padding == "valid" else 1
     torch.manual_seed(1)
-    network = UNet(config).eval()
-    x = torch.rand(2, config.in_channels, extent, extent)
-    with torch.no_grad():
-        expected = reference(network.state_dict(), x, config.depth, 0 if config.padding == "valid" else 1)
-        torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+    x = torch.rand(2 if config.width < 8 else 1, config.in_channels, extent, extent)
+    assert_same(network, lambda x: reference(state, x, config.depth, padding), x)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_layout_and_compiler_change_nothing(padding, randomised):
+    torch.manual_seed(1)
+    network, x = randomised(UNet(UNetConfig(width=4, depth=2, padding=padding))), torch.rand(2, 1, 60, 44)
+    expected = network(x)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+    network = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("extent", [187, 189, 570, 571, 573, 16, 100])

@@ -30,14 +30,21 @@ def test_the_paper_has_so_many_parameters() -> None:
 
 
 @pytest.mark.parametrize("levels", [(1, 2, 2), (2, 2, 2), (0, 1, 1)])
-def test_forward_equals_an_independent_one(randomised: Callable[..., Any], levels: tuple[int, int, int]) -> None:
-    config = UNet3DConfig(in_channels=2, out_channels=3, width=3, levels=levels)
-    network = randomised(build(config))
-    x = noise(2, 2, *(3 * 2**n for n in levels))
-    with torch.inference_mode():
-        found, expected = network(x), independent(x, network.state_dict(), levels)
-    assert found.shape == (2, 3, *x.shape[2:])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def test_forward_and_gradient_equal_independent_ones(
+    randomised: Callable[..., Any], assert_same: Callable[..., None], levels: tuple[int, int, int]
+) -> None:
+    network = randomised(build(UNet3DConfig(in_channels=2, out_channels=3, width=3, levels=levels)))
+    state = network.state_dict()
+    assert_same(network, lambda x: independent(x, state, levels), noise(2, 2, *(3 * 2**n for n in levels)))
+
+
+@pytest.mark.parametrize(("name", "extents"), [("unet_3d_small", (6, 20, 16)), ("unet_3d", (8, 16, 24))])
+def test_published_sizes_equal_an_independent_one(
+    name: str, extents: tuple[int, int, int], randomised: Callable[..., Any], assert_same: Callable[..., None]
+) -> None:
+    network = randomised(build(VARIANTS[name]))
+    state, levels = network.state_dict(), VARIANTS[name].levels
+    assert_same(network, lambda x: independent(x, state, levels), noise(1, 1, *extents))
 
 
 def independent(x: torch.Tensor, w: dict[str, torch.Tensor], levels: tuple[int, ...]) -> torch.Tensor:
@@ -75,6 +82,15 @@ def test_axes_with_fewer_levels_are_left_alone_at_first() -> None:
     assert build(config).multiple == (2, 4, 4)
     with pytest.raises(ValueError, match=r"extents \(3, 8, 8\) are not multiples of \(2, 4, 4\)"):
         build(VARIANTS["unet_3d_tiny"])(noise(1, 1, 3, 8, 8))
+
+
+def test_layout_and_compiler_change_nothing(randomised: Callable[..., Any]) -> None:
+    network, x = randomised(build(VARIANTS["unet_3d_tiny"])), noise(2, 1, 4, 8, 12)
+    expected = network(x)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+    network = network.to(memory_format=torch.channels_last_3d)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_channels_double_before_each_pooling() -> None:

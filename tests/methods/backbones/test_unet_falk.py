@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,17 +110,33 @@ def test_the_geometry_of_any_anisotropy_tells_which_extents_fit(levels, extra):
     [
         (FalkConfig(in_channels=2, width=3, levels=(3, 3)), (92, 108)),
         (VARIANTS["unet_falk_2d_tiny"], (60, 44)),
+        (VARIANTS["unet_falk_2d"], (188, 188)),
         (VARIANTS["unet_falk_3d_tiny"], (24, 52, 44)),
         (FalkConfig(width=2, levels=(2, 2, 2), out_channels=3), (44, 44, 44)),
+        (replace(VARIANTS["unet_falk_3d"], levels=(1, 2, 2)), (20, 44, 44)),
+        (replace(VARIANTS["unet_falk_3d"], width=4), (92, 188, 188)),
+        pytest.param(VARIANTS["unet_falk_3d"], (92, 188, 188), marks=pytest.mark.slow),
     ],
 )
-def test_forward_equals_plain_functions(config, shape):
+def test_forward_and_gradient_equal_plain_functions(config, shape, randomised, assert_same):
+    network = randomised(build(config))
+    state = network.state_dict()
     torch.manual_seed(0)
-    network = build(config).eval()
-    x = torch.rand(2, config.in_channels, *shape)
-    with torch.no_grad():
-        expected = reference(network.state_dict(), x, config)
-        torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+    x = torch.rand(2 if config.width < 4 else 1, config.in_channels, *shape)
+    assert_same(network, lambda x: reference(state, x, config), x)
+
+
+@pytest.mark.parametrize("name", ["unet_falk_2d_tiny", "unet_falk_3d_tiny"])
+def test_layout_and_compiler_change_nothing(name, randomised):
+    network = randomised(build(VARIANTS[name]))
+    axes = len(network.config.levels)
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, *[20, 44, 52][-axes:])
+    expected = network(x)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+    network = network.to(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["unet_falk_2d_tiny", "unet_falk_3d_tiny"])

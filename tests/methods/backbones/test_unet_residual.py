@@ -1,4 +1,4 @@
-"""The practical default: its shapes, and the two shortcuts that its docstring claims."""
+"""The practical default: equal to its docstring written out, its shapes, and the shortcuts that it claims."""
 
 from __future__ import annotations
 
@@ -17,6 +17,53 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize(
+    ("name", "extents"),
+    [("unet_residual", (64, 96)), ("unet_residual_large", (48, 64)), ("unet_residual_tiny", (8, 12))],
+)
+def test_forward_and_gradient_are_those_of_the_description(
+    name: str, extents: tuple[int, int], randomised: Callable[..., Any], assert_same: Callable[..., None]
+) -> None:
+    network = randomised(build(VARIANTS[name]))
+    tensors, blocks = network.state_dict(), VARIANTS[name].blocks
+    assert_same(network, lambda x: described(x, tensors, blocks), noise(1, 3, *extents))
+
+
+def described(image: torch.Tensor, w: dict[str, torch.Tensor], blocks: tuple[int, ...]) -> torch.Tensor:
+    """Compute the network as its drawing says: what is joined is concatenated, then convolved."""
+
+    def normed(x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+        kernel = w[f"{name}.0.weight"]
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        mean, var, gain, shift = (
+            w[f"{name}.1.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return (x - mean) / (var + 1e-5).sqrt() * gain + shift
+
+    def block(x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+        y = normed(normed(x, f"{name}.body.0", stride).clamp_min(0), f"{name}.body.1")
+        return (y + (normed(x, f"{name}.shortcut", stride) if f"{name}.shortcut.0.weight" in w else x)).clamp_min(0)
+
+    places = [(y, x) for y in (0, 1) for x in (0, 1)]
+    x = torch.stack([image[..., y::2, x::2] for y, x in places], 2).flatten(1, 2)  # (B, 4 C, Y/2, X/2)
+    x, skips = normed(x, "stem").clamp_min(0), []
+    for level, number in enumerate(blocks):
+        for i in range(number):
+            x = block(x, f"down.{level}.{i}", stride=2 if level and not i else 1)
+        skips.append(x)
+    for level in range(len(blocks) - 2, -1, -1):
+        larger = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        kernel = torch.cat([w[f"up.{level}.skip.weight"], w[f"up.{level}.rise.weight"]], 1)
+        x = F.conv2d(torch.cat([skips[level], larger], 1), kernel, w[f"up.{level}.rise.bias"])
+        x = block(x, f"up.{level}.block")
+    x = F.conv2d(x, w["rise.weight"], w["rise.bias"])
+    fine = F.conv2d(image, w["detail.weight"], w["detail.bias"], padding=1)
+    risen = torch.zeros_like(fine)
+    for i, (row, column) in enumerate(places):
+        risen[..., row::2, column::2] = x[:, i::4]
+    return F.conv2d(block(fine + risen, "block"), w["head.weight"], w["head.bias"])
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_maps_have_the_size_of_the_image(name: str) -> None:
     network = build(VARIANTS[name]).eval()
@@ -24,6 +71,15 @@ def test_maps_have_the_size_of_the_image(name: str) -> None:
     with torch.inference_mode():
         assert network(noise(2, 3, 2 * stride, 3 * stride)).shape == (2, 2, 2 * stride, 3 * stride)
     assert stride == 2 ** len(VARIANTS[name].widths)
+
+
+def test_layout_and_compiler_change_nothing(randomised: Callable[..., Any]) -> None:
+    network, x = randomised(build(VARIANTS["unet_residual_tiny"])), noise(2, 3, 16, 20)
+    expected = network(x)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+    network = network.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_other_extents_are_refused() -> None:

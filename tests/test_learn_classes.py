@@ -157,6 +157,17 @@ def test_an_image_to_train_on_that_is_in_test_too_is_told(recipe: Path, textures
     assert any(line.startswith("warning: the same image in train and test") and "copy.tif" in line for line in told)
 
 
+def test_what_is_odd_about_test_is_told_and_trained_all_the_same(recipe: Path, textures: Any, tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test")):
+        textures.write_folders(tmp_path / split, dict.fromkeys(textures.CLASSES, 6), seed)
+    (tmp_path / "test" / "fine" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "test" / "smooth").rename(tmp_path / "test" / "rough")
+    told: list[str] = []
+    find_class_source(load_recipe(recipe, {"data.paths": [str(tmp_path)]}), None, told.append)
+    assert any(line.startswith("warning: in test: ") and "bad.png" in line for line in told)
+    assert "warning: a class in test only, which no model will know: rough" in told
+
+
 def test_equal_images_are_kept_together_where_we_divide(recipe: Path, textures: Any, tmp_path: Path) -> None:
     for place in ("one", "two"):
         textures.write_folders(tmp_path / place, dict.fromkeys(textures.CLASSES, 9))  # the same images twice

@@ -15,7 +15,7 @@ from torch import nn
 
 from abbe.adopt import adopt
 from abbe.data.augment import AugmentConfig
-from abbe.data.class_checks import Look, check_classes, look_at
+from abbe.data.class_checks import Look, check_classes, look_at, of_test
 from abbe.data.class_samples import ClassSamples
 from abbe.data.classes import ClassFolder, Labelled, classes_of, divide, find_classes, join_duplicates, with_groups
 from abbe.data.datasets import TrainingDataset
@@ -71,14 +71,12 @@ def find_class_source(recipe: Recipe, known: Sequence[str] | None, tell: Callabl
     folders = [_found(Path(path), alone=len(recipe.data.paths) == 1) for path in recipe.data.paths]
     images = with_groups([one for folder in folders for one in folder if one.split != "test"], recipe.data.groups)
     test = [one for folder in folders for one in folder if one.split == "test"]
-    if len(images) > MANY:
-        tell(f"reading {len(images):,} images once, to check them")
-    look = look_at(images, recipe.data.in_channels)
+    if len(images) + len(test) > MANY:
+        tell(f"reading {len(images) + len(test):,} images once, to check them")
+    look, look_test = (look_at(some, recipe.data.in_channels) for some in (images, test))
     train, validation = _parts(images, look, recipe)
-    findings = sorted(
-        [*look.findings, *check_classes(train, validation, look.digests | look_at(test).digests, folders, test)],
-        key=lambda finding: finding.level,
-    )
+    checked = check_classes(train, validation, look.digests | look_test.digests, folders, test)
+    findings = sorted([*look.findings, *of_test(look_test), *checked], key=lambda finding: finding.level)
     for finding in findings:
         tell(f"{finding.level}: {finding.text}")
     errors = [finding.text for finding in findings if finding.level == "error"]

@@ -144,6 +144,25 @@ def test_mistakes_are_told_before_training_begins(recipe: Path, textures: Any, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "crop", "why"),
+    [
+        ("convnext_test_tiny", 16, "below the last stage's stride of 32"),
+        ("vit_patch4_tiny", 18, "not multiples of the patch"),
+        ("alexnet_tiny", 56, "below 67"),
+    ],
+)
+def test_a_picture_that_the_network_cannot_take_is_told_before_training(
+    method: str, crop: int, why: str, recipe: Path, textures: Any, tmp_path: Path
+) -> None:
+    data = textures.write_folders(tmp_path / "data", dict.fromkeys(textures.CLASSES, 6))
+    changes = SHORT | {"method": method, "train.crop": str(crop)}
+    words = rf"{method} takes no pictures of {crop} px \(.*{why}.*\); choose another side with --train.crop"
+    with pytest.raises(AbbeError, match=words):
+        train_recipe(recipe, [data], changes, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_image_to_train_on_that_is_in_test_too_is_told(recipe: Path, textures: Any, tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "test")):
         textures.write_folders(tmp_path / split, dict.fromkeys(textures.CLASSES, 6), seed)

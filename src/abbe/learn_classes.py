@@ -25,7 +25,7 @@ from abbe.errors import AbbeError
 from abbe.learn_input import Coloured
 from abbe.methods.backbones.classification import Classification, weights_of_classes
 from abbe.metrics.classes import fit_temperature, scores
-from abbe.model import Model, load_model
+from abbe.model import Model, build_method, load_model
 from abbe.tiling.prepare import Predictor
 from abbe.train.recipe import Recipe
 from abbe.train.settings import build_config
@@ -133,6 +133,25 @@ def settle_options(recipe: Recipe, source: ClassSource) -> None:
     if balance and not options.get("class_weights"):
         counts = Counter(one.kind for one in source.train)
         options["class_weights"] = list(weights_of_classes([counts[name] for name in source.classes], balance))
+
+
+def refuse_size(recipe: Recipe, description: Description) -> None:
+    """Try the network on a picture of the recipe's size, without computing anything.
+
+    Raises
+    ------
+    AbbeError
+        When it takes no pictures of that size, or cannot be built with the recipe's numbers.
+    """
+    side, channels = description.options["size"], description.config["in_channels"]
+    with torch.device("meta"), torch.inference_mode():
+        try:
+            build_method(description).eval()(torch.zeros(1, channels, side, side))
+        except (ValueError, RuntimeError) as error:
+            raise AbbeError(
+                f"recipe {recipe.name}: {recipe.method} takes no pictures of {side} px ({error}); choose another side "
+                "with --train.crop"
+            ) from error
 
 
 def opened_start(name: str | None) -> Model | None:

@@ -160,6 +160,8 @@ def test_a_picture_that_the_network_cannot_take_is_told_before_training(
     words = rf"{method} takes no pictures of {crop} px \(.*{why}.*\); choose another side with --train.crop"
     with pytest.raises(AbbeError, match=words):
         train_recipe(recipe, [data], changes, out=tmp_path / "run")
+    with pytest.raises(AbbeError, match=r"no vit_patch4_tiny can be built .*18 pixels is not a whole number"):
+        train_recipe(recipe, [data], SHORT | {"method": "vit_patch4_tiny", "network.image_size": "18"})
     assert not (tmp_path / "run").exists()
 
 

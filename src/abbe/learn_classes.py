@@ -141,12 +141,13 @@ def refuse_size(recipe: Recipe, description: Description) -> None:
     Raises
     ------
     AbbeError
-        When it takes no pictures of that size, or cannot be built with the recipe's numbers.
+        When it takes no pictures of that size.
     """
     side, channels = description.options["size"], description.config["in_channels"]
     with torch.device("meta"), torch.inference_mode():
+        method = build_method(description).eval()
         try:
-            build_method(description).eval()(torch.zeros(1, channels, side, side))
+            method(torch.zeros(1, channels, side, side))
         except (ValueError, RuntimeError) as error:
             raise AbbeError(
                 f"recipe {recipe.name}: {recipe.method} takes no pictures of {side} px ({error}); choose another side "

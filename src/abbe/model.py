@@ -259,13 +259,23 @@ def load_model(name: str | Path) -> Model:
 
 
 def build_method(description: Description) -> Any:
-    """Build the method that a description names, with random weights."""
+    """Build the method that a description names, with random weights.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such network, objective or setting, or no network has such numbers.
+    """
     known = entry(description.network)
     file = module_of(known.file)
     published = file.VARIANTS[description.network]
     values = dataclasses.asdict(published) | description.config
     config = build_config(type(published), values, description.name)
-    network = file.build(config)
+    try:
+        network = file.build(config)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        told = f"{description.name}: no {description.network} can be built with its numbers"
+        raise AbbeError(f"{told}; {error}") from error
     return wrap(network, description.objective or known.objective, description.options)
 
 

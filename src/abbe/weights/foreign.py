@@ -35,7 +35,8 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 def read_foreign(path: str | Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a published file: safetensors, PyTorch's zip or pickle, or NumPy's npz.
 
-    Its content tells which of them it is, whatever its name. Pickles are opened with an unpickler that builds tensors and plain containers and nothing else.
+    Its content tells which of them it is, whatever its name. Pickles are opened with an unpickler that builds tensors
+    and plain containers and nothing else.
 
     Raises
     ------
@@ -116,7 +117,9 @@ def _torch(path: Path) -> Any:
 def _refused(told: str) -> str:
     """Say why a pickle is refused: what it holds may be harmless, but only running it would tell."""
     found = _GLOBAL.search(told)
-    return f"a pickle with {found[1]} in it, which could run code" if found else "a pickle that is damaged or of an unknown kind"
+    if found is None:
+        return "a pickle that is damaged or of an unknown kind"
+    return f"a pickle with {found[1]} in it, which could run code"
 
 
 def _first(error: Exception) -> str:

@@ -441,9 +441,8 @@ def test_mistakes_in_a_training(run: Callable[..., Ran], tiny_recipe: Path, anno
 def test_published_weights_are_listed_and_converted(run: Callable[..., Ran], tmp_path: Path) -> None:
     listed = run("models")
     networks = listed.out.split("\nnetworks")[1].split("\n\n")[0].splitlines()[1:]
-    assert (
-        len({line.index(ENTRIES[line.split()[0]].title) for line in networks}) == 1
-    )  # one column, however long a name
+    columns = {line.index(ENTRIES[line.split()[0]].title) for line in networks}
+    assert len(columns) == 1  # however long a name is
     assert "resnet50-0676ba61.pth: resnet50, 25.6 M parameters; trained on ImageNet-1k; top-1 76.13 %" in listed.out
     network = build(VARIANTS["resnet_tiny"])
     torch.save(LAYOUTS[0].to_theirs(network.state_dict(), {}), tmp_path / "theirs.pth")

@@ -441,7 +441,7 @@ def test_dropping_the_border_leaves_the_inner_objects(height: int, width: int, s
     assert np.array_equal(canvas.finish(), expected)
 
 
-# ---------------------------------------------------------------------------------------------------- sequences
+# ------------------------------------------------------------------------------------------------ sequences
 
 
 def test_an_encoder_of_sequences_says_how_it_is_used(tmp_path: Path) -> None:

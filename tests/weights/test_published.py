@@ -80,9 +80,7 @@ def test_a_file_that_is_not_there_is_told_with_its_address_and_place(folder: Pat
 
 
 def test_the_name_of_a_bundled_model_is_no_file(folder: Path) -> None:
-    with pytest.raises(
-        AbbeError, match="redcells: the name of a bundled model, .* with --model redcells, or in Python"
-    ):
+    with pytest.raises(AbbeError, match="redcells: the name of a bundled model, .* with --model redcells, or in"):
         find_weights("redcells", RECORDS, "resnet18")
     (folder / "redcells").touch()
     assert find_weights("redcells", RECORDS, "resnet18") == folder / "redcells"

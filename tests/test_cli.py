@@ -26,6 +26,7 @@ from abbe.data.read import read
 from abbe.data.write import write_png
 from abbe.data.write_zarr import write_image_zarr
 from abbe.methods.backbones.resnet import VARIANTS, build
+from abbe.methods.catalog import ENTRIES
 from abbe.model import Model
 from abbe.weights.file import read_model, save_model
 from abbe.weights.tables.resnet import LAYOUTS
@@ -439,6 +440,9 @@ def test_mistakes_in_a_training(run: Callable[..., Ran], tiny_recipe: Path, anno
 
 def test_published_weights_are_listed_and_converted(run: Callable[..., Ran], tmp_path: Path) -> None:
     listed = run("models")
+    networks = listed.out.split("\nnetworks")[1].split("\n\n")[0].splitlines()[1:]
+    columns = {line.index(ENTRIES[line.split()[0]].title) for line in networks}
+    assert len(columns) == 1  # however long a name is
     assert "resnet50-0676ba61.pth: resnet50, 25.6 M parameters; trained on ImageNet-1k; top-1 76.13 %" in listed.out
     network = build(VARIANTS["resnet_tiny"])
     torch.save(LAYOUTS[0].to_theirs(network.state_dict(), {}), tmp_path / "theirs.pth")
@@ -448,6 +452,9 @@ def test_published_weights_are_listed_and_converted(run: Callable[..., Ran], tmp
     assert "M parameters; 3 channels; 3 classes, whose names are not known" in converted.out
     assert "licence unknown" in converted.out
     assert read_model(tmp_path / "mine.safetensors")[1].network == "resnet_tiny"
+    refused = run(*words, "--overwrite", "--in-channels", 0)
+    assert refused.code == 2
+    assert "in_channels is 0; expected 1 at least" in refused.err
     again = run(*words)
     assert again.code == 2
     assert "is there already; --overwrite replaces it" in again.err

@@ -82,6 +82,10 @@ def test_what_is_known_of_a_file_goes_into_the_model(tmp_path: Path, monkeypatch
 def test_convert_tells_what_it_needs(file: Path, tmp_path: Path) -> None:
     with pytest.raises(AbbeError, match=r"theirs\.pth: not the name of a published file; give its network"):
         abbe.convert(file, tmp_path / "a.safetensors")
+    with pytest.raises(AbbeError, match=r"nowhere\.pth: no such file; `abbe models` lists the published ones"):
+        abbe.convert("nowhere.pth", tmp_path / "a.safetensors")
+    with pytest.raises(AbbeError, match="nuclei: the name of a bundled model, not a file of weights"):
+        abbe.convert("nuclei", tmp_path / "a.safetensors")
     with pytest.raises(AbbeError, match="stored as .safetensors"):
         abbe.convert(file, tmp_path / "a.pth", "resnet_tiny")
 

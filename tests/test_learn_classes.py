@@ -144,6 +144,27 @@ def test_mistakes_are_told_before_training_begins(recipe: Path, textures: Any, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "crop", "why"),
+    [
+        ("convnext_test_tiny", 16, "below the last stage's stride of 32"),
+        ("vit_patch4_tiny", 18, "not multiples of the patch"),
+        ("alexnet_tiny", 56, "below 67"),
+    ],
+)
+def test_a_picture_that_the_network_cannot_take_is_told_before_training(
+    method: str, crop: int, why: str, recipe: Path, textures: Any, tmp_path: Path
+) -> None:
+    data = textures.write_folders(tmp_path / "data", dict.fromkeys(textures.CLASSES, 6))
+    changes = SHORT | {"method": method, "train.crop": str(crop)}
+    words = rf"{method} takes no pictures of {crop} px \(.*{why}.*\); choose another side with --train.crop"
+    with pytest.raises(AbbeError, match=words):
+        train_recipe(recipe, [data], changes, out=tmp_path / "run")
+    with pytest.raises(AbbeError, match=r"no vit_patch4_tiny can be built .*18 pixels is not a whole number"):
+        train_recipe(recipe, [data], SHORT | {"method": "vit_patch4_tiny", "network.image_size": "18"})
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_image_to_train_on_that_is_in_test_too_is_told(recipe: Path, textures: Any, tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "test")):
         textures.write_folders(tmp_path / split, dict.fromkeys(textures.CLASSES, 6), seed)
@@ -155,6 +176,17 @@ def test_an_image_to_train_on_that_is_in_test_too_is_told(recipe: Path, textures
     (tmp_path / "test" / "fine" / "copy.tif").write_bytes(copied)
     find_class_source(source, None, told.append)
     assert any(line.startswith("warning: the same image in train and test") and "copy.tif" in line for line in told)
+
+
+def test_what_is_odd_about_test_is_told_and_trained_all_the_same(recipe: Path, textures: Any, tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test")):
+        textures.write_folders(tmp_path / split, dict.fromkeys(textures.CLASSES, 6), seed)
+    (tmp_path / "test" / "fine" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "test" / "smooth").rename(tmp_path / "test" / "rough")
+    told: list[str] = []
+    find_class_source(load_recipe(recipe, {"data.paths": [str(tmp_path)]}), None, told.append)
+    assert any(line.startswith("warning: in test: ") and "bad.png" in line for line in told)
+    assert "warning: a class in test only, which no model will know: rough" in told
 
 
 def test_equal_images_are_kept_together_where_we_divide(recipe: Path, textures: Any, tmp_path: Path) -> None:

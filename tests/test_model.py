@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+import abbe
 from abbe import model as model_module
 from abbe import segmentation as segmentation_module
+from abbe.api import translate
 from abbe.batch import Outputs
 from abbe.data import stored_labels
 from abbe.data.read import read
@@ -28,12 +30,14 @@ from abbe.data.select import select
 from abbe.data.stored_labels import StoredLabels
 from abbe.errors import AbbeError
 from abbe.folders import segment_files
+from abbe.methods.attention import roformer
 from abbe.methods.segmentation.instances import InstanceSegmentation
 from abbe.model import Model, load_model
 from abbe.segmentation import Canvas, Numbering
 from abbe.settings import ImageSettings, SegmentSettings
 from abbe.tiling.merge import Finished
 from abbe.weights.file import Description, read_model, save_model
+from abbe.weights.tables.roformer import TRANSFORMERS
 
 Draw = Callable[..., tuple[np.ndarray, np.ndarray]]
 Same = Callable[[np.ndarray, np.ndarray], bool]
@@ -435,3 +439,22 @@ def test_dropping_the_border_leaves_the_inner_objects(height: int, width: int, s
     kept = [label for label in range(1, labels.max() + 1) if not edge[labels == label].any()]
     expected = sum((np.where(labels == label, i, 0) for i, label in enumerate(kept, 1)), np.zeros_like(labels))
     assert np.array_equal(canvas.finish(), expected)
+
+
+# ------------------------------------------------------------------------------------------------ sequences
+
+
+def test_an_encoder_of_sequences_says_how_it_is_used(tmp_path: Path) -> None:
+    config = roformer.VARIANTS["roformer_tiny"]
+    theirs = TRANSFORMERS.to_theirs(roformer.build(config).state_dict(), dataclasses.asdict(config))
+    torch.save(theirs, tmp_path / "theirs.pth")
+    stored = abbe.convert(tmp_path / "theirs.pth", tmp_path / "words.safetensors", "roformer_tiny")
+    use = rf'in Python, abbe\.load\("{stored}"\)\.method\.network reads tokens \(B, N\)$'
+    image = np.zeros((32, 32), np.uint8)
+    for verb in (abbe.segment, abbe.classify, abbe.embed):
+        with pytest.raises(AbbeError, match=f"model 'words' reads sequences and no images; {use}"):
+            verb(image, stored)
+    with pytest.raises(AbbeError, match=f"model 'words' translates nothing; {use}"):
+        translate(["1+2"], stored)
+    tokens = torch.tensor([[3, 4, 5]])
+    assert abbe.load(stored).method.network(tokens).shape == (1, 3, config.vocabulary)  # type: ignore[attr-defined]

@@ -23,6 +23,8 @@ from abbe.weights.rename import Layout, Tensors, recognise
 
 COUNTER = "num_batches_tracked"
 """Of a batch normalisation: how often it was trained. Some publish it, some do not, and nothing depends on it."""
+LEAST = {"in_channels": 1, "out_channels": 1, "num_classes": 0}
+"""Smallest numbers that a config can have."""
 logger = logging.getLogger(__name__)
 
 
@@ -42,6 +44,26 @@ class Adopted:
     """Whether the last layer knows nothing, for it is random or zero."""
     told: Description | None = None
     """What a model of Abbe says of itself."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file of weights holds."""
+
+    path: Path
+    """Where it is."""
+    tensors: Tensors
+    """By our names in a model of Abbe, otherwise by those of the layout."""
+    fields: Mapping[str, Any]
+    """What is known of the network's config."""
+    layout: Layout | None = None
+    """How its publisher names the tensors; None for a model of Abbe."""
+    description: Description | None = None
+    """What a model of Abbe says of itself."""
+
+    def called(self, name: str) -> str:
+        """Call one of our tensors as the file does."""
+        return name if self.layout is None else self.layout.called(name)
 
 
 def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
@@ -67,37 +89,45 @@ def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
     record = find_record(path, records, name)
     if record is not None and record.sha256:
         check_hash(path, record)
-    known_fields, description = dict(record.config) if record else {}, None
-    if is_model(path):
-        tensors, description = _of_abbe(path)
-        known_fields = description.config if description.network == name else {}
-    else:
-        tensors = _of_others(path, name, known_fields | given)
-    config = _config(name, known_fields | given)
+    content = _of_abbe(path, name) if is_model(path) else _of_others(path, name, record)
+    config = config_of(name, {**content.fields, **given})
     network = module_of(known.file).build(config)
-    fresh = _load(network, tensors, name, given, path)
-    return Adopted(network, config, path, record, fresh or _is_zero(network, name), description)
+    fresh = _load(network, config, content, name, given)
+    return Adopted(network, config, path, record, fresh or _is_zero(network, name), content.description)
 
 
-def _config(name: str, fields: Mapping[str, Any]) -> Any:
+def config_of(name: str, fields: Mapping[str, Any]) -> Any:
+    """Build the config of a network from the fields that differ from the catalog's.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such network or field, or no network can have such a number.
+    """
     base = variant(name)
-    return build_config(type(base), dataclasses.asdict(base) | dict(fields), f"create({name!r})")
+    config = build_config(type(base), dataclasses.asdict(base) | dict(fields), f"create({name!r})")
+    for field, least in LEAST.items():
+        if getattr(config, field, least) < least:
+            raise AbbeError(f"create({name!r}): {field} is {getattr(config, field)}; expected {least} at least")
+    return config
 
 
-def _of_abbe(path: Path) -> tuple[Tensors, Description]:
+def _of_abbe(path: Path, name: str) -> Content:
     """Read the network of a model of Abbe."""
     tensors, description = read_model(path)
-    return {key.removeprefix("network."): tensor for key, tensor in tensors.items()}, description
+    fields = description.config if description.network == name else {}
+    own = {key.removeprefix("network."): tensor for key, tensor in tensors.items()}
+    return Content(path, own, fields, description=description)
 
 
-def _of_others(path: Path, name: str, fields: Mapping[str, Any]) -> Tensors:
-    """Read a published file and rename its tensors."""
+def _of_others(path: Path, name: str, record: Published | None) -> Content:
+    """Read a published file and tell its layout."""
     tables = tables_of(entry(name).file)
     tensors = read_foreign(path)
     if tables is None:
         raise AbbeError(f"{path}: not a model of Abbe, and no published weights of {name!r} are known")
     layout = _layout(list(tensors), tables.LAYOUTS, name, path)
-    return layout.to_ours(tensors, dataclasses.asdict(_config(name, fields)), str(path))
+    return Content(path, tensors, {**layout.config, **(record.config if record else {})}, layout)
 
 
 def _layout(keys: list[str], layouts: tuple[Layout, ...], name: str, path: Path) -> Layout:
@@ -114,9 +144,11 @@ def _layout(keys: list[str], layouts: tuple[Layout, ...], name: str, path: Path)
         raise
 
 
-def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], path: Path) -> bool:
+def _load(network: Any, config: Any, content: Content, name: str, given: Mapping[str, Any]) -> bool:
     """Load tensors, fitted to what was given; tells whether the last layer has stayed random."""
-    expected = network.state_dict()
+    expected, tensors = network.state_dict(), content.tensors
+    if content.layout is not None:
+        tensors = content.layout.to_ours(tensors, dataclasses.asdict(config), str(content.path))
     tables = tables_of(entry(name).file)
     fitted = dict(tensors) | {key: value for key, value in expected.items() if key.endswith(COUNTER)}
     fitted |= {key: value for key, value in tensors.items() if key.endswith(COUNTER)}
@@ -129,12 +161,12 @@ def _load(network: Any, tensors: Tensors, name: str, given: Mapping[str, Any], p
                 fitted[key] = fit_outputs(fitted[key], expected[key].shape[0])
     fresh = False
     if tables is not None and "num_classes" in given:
-        fitted, fresh = _fit_classes(fitted, expected, tables.HEAD, path)
+        fitted, fresh = _fit_classes(fitted, expected, tables.HEAD, content.path)
     try:
-        load_strict(network, fitted, str(path))
+        load_strict(network, fitted, str(content.path), content.called)
     except AbbeError as error:
-        told = _told_apart(name, tensors) if tables is not None else ""
-        raise AbbeError(f"{path}: {told}" if told else str(error)) from error
+        told = _told_apart(name, tensors, config, given) or _told_by(content.description, name)
+        raise AbbeError(f"{content.path}: {told}" if told else str(error)) from error
     return fresh
 
 
@@ -186,6 +218,11 @@ def _ending(tables: Any) -> tuple[str, ...]:
     return getattr(tables, "ENDING", ())
 
 
+def _optional(tables: Any) -> dict[str, str]:
+    """Layers that not every file has: the field that says how wide one is, and the beginning of its names."""
+    return getattr(tables, "OPTIONAL", {})
+
+
 def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], path: Path) -> tuple[Tensors, bool]:
     """Leave the last layer random where it has other classes, and tell whether it is."""
     old = {key: tensor for key, tensor in tensors.items() if key.startswith(head)}
@@ -200,21 +237,44 @@ def _fit_classes(tensors: Tensors, expected: Tensors, head: tuple[str, ...], pat
     return {key: tensor for key, tensor in tensors.items() if key not in old} | new, bool(new)
 
 
-def _told_apart(name: str, tensors: Tensors) -> str:
+def _told_by(description: Description | None, name: str) -> str:
+    """Say of which network a model of Abbe is, where it is another one."""
+    if description is None or description.network == name:
+        return ""
+    told = f"a model of {description.network!r}, not of {name!r}; give that name"
+    return f"{told}, or open it with abbe.load, which needs none"
+
+
+def _told_apart(name: str, tensors: Tensors, config: Any, given: Mapping[str, Any]) -> str:
     """Say of which network of the same paper the tensors are, or what to give so that they fit this one."""
     tables = tables_of(entry(name).file)
+    if tables is None:
+        return ""
     shapes = _body(tensors, tables)
-    for other in module_of(entry(name).file).VARIANTS:
-        if body_shapes(other) != shapes:
-            continue
-        if other != name:
-            return f"these are weights of {other!r}, not of {name!r}; give that name"
-        channels = next((tensors[key].shape[1] for key in tables.STEM if key in tensors), None)
-        if _ending(tables):
-            return f"weights of {name!r}, but they have in_channels={channels}: give it"
-        classes = next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(tables.HEAD)), 0)
-        return f"weights of {name!r}, but they have in_channels={channels} and num_classes={classes}: give both"
-    return ""
+    if body_shapes(name) != shapes:
+        others = [other for other in module_of(entry(name).file).VARIANTS if body_shapes(other) == shapes]
+        return f"these are weights of {others[0]!r}, not of {name!r}; give that name" if others else ""
+    found = _decided(tensors, tables)
+    needed = [f"{key}={found[key]}" for key in found if key not in given and found[key] != getattr(config, key)]
+    if not needed:
+        return ""
+    number = ("it", "both", "all")[len(needed) - 1]
+    return f"weights of {name!r}, but they have {' and '.join(needed)}: give {number}"
+
+
+def _decided(tensors: Tensors, tables: Any) -> dict[str, int]:
+    """Read the fields of a network's config that the extents of a file's tensors decide."""
+    stems = [tensors[key] for key in tables.STEM if key in tensors]
+    channels = {"in_channels": stems[0].shape[1]} if stems else {}
+    if _ending(tables):
+        return channels
+    widths = {"num_classes": tables.HEAD, **_optional(tables)}
+    return channels | {field: _extent(tensors, beginning) for field, beginning in widths.items()}
+
+
+def _extent(tensors: Tensors, beginning: str | tuple[str, ...]) -> int:
+    """Give the first extent of a layer's tensors; 0 where there is none."""
+    return next((tensor.shape[0] for key, tensor in tensors.items() if key.startswith(beginning)), 0)
 
 
 @cache
@@ -227,9 +287,10 @@ def body_shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def _body(tensors: Tensors, tables: Any) -> dict[str, tuple[int, ...]]:
-    """Give the shapes of all that depends neither on the image's channels nor on the classes."""
+    """Give the shapes of all that depends neither on the image's channels nor on the classes, and is in every file."""
+    ends = (*tables.HEAD, *_optional(tables).values())
     return {
         key: tuple(tensor.shape)
         for key, tensor in tensors.items()
-        if not key.startswith(tables.HEAD) and key not in (*tables.STEM, *_ending(tables)) and not key.endswith(COUNTER)
+        if not key.startswith(ends) and key not in (*tables.STEM, *_ending(tables)) and not key.endswith(COUNTER)
     }

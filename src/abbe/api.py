@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from abbe.adopt import adopt
+from abbe.adopt import adopt, config_of
 from abbe.classification import Classifier, find_object_classes
 from abbe.conversion import convert as convert_weights
 from abbe.data.image import describe
@@ -21,7 +21,7 @@ from abbe.data.select import select
 from abbe.embedding import Embedder, embed_image
 from abbe.errors import AbbeError
 from abbe.evaluation import Evaluation, evaluate_model
-from abbe.methods.catalog import entry, module_of, variant
+from abbe.methods.catalog import entry, module_of
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.reproduce.run import reproduce
@@ -99,9 +99,7 @@ def create(name: str, *, weights: str | Path | None = None, **config: Any) -> An
     """
     if weights is not None:
         return adopt(name, weights, config).network
-    base = variant(name)
-    values = dataclasses.asdict(base) | config
-    return module_of(entry(name).file).build(build_config(type(base), values, f"create({name!r})"))
+    return module_of(entry(name).file).build(config_of(name, config))
 
 
 def convert(

@@ -53,8 +53,7 @@ class Classifier:
     """
 
     def __init__(self, model: Model):
-        if model.method.joins == "sequence":
-            raise AbbeError(f"model {model.name!r} reads sequences and no images; abbe.api.translate uses it")
+        model.expect_images()
         if not isinstance(model.method, Classification):
             raise AbbeError(f"model {model.name!r} finds objects and tells no classes; use it with `abbe segment`")
         number = len(model.method.options.classes) or int(model.description.config.get("num_classes", 0))

@@ -13,7 +13,7 @@ from abbe.data.class_names import made_different, read_class_names
 from abbe.errors import AbbeError
 from abbe.methods.catalog import entry, published
 from abbe.weights.file import Description, is_model, read_description, save_model
-from abbe.weights.published import Published, find_record
+from abbe.weights.published import Published, find_record, find_weights
 
 IMAGENET_CLASSES = 1000
 OF_CLASSES = ("classes", "class_weights", "temperature")
@@ -62,12 +62,16 @@ def convert(
 
 def _network_of(weights: str | Path) -> str:
     """Tell the network of a published file by its name, and of a model of Abbe by what it says."""
-    found, path = find_record(weights, published()), Path(weights).expanduser()
+    found = find_record(weights, published())
     if found is not None:
         return found.network
+    path = find_weights(weights, published())
     if path.is_file() and is_model(path):
         return read_description(path).network
-    raise AbbeError(f"{weights}: not the name of a published file; give its network with --network")
+    raise AbbeError(
+        f"{weights}: not the name of a published file; give its network with --network, or rename it as `abbe models` "
+        "lists it"
+    )
 
 
 def _description(network: str, name: str, adopted: Adopted) -> Description:

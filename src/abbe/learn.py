@@ -30,6 +30,7 @@ from abbe.learn_classes import (
     find_class_source,
     finish,
     opened_start,
+    refuse_size,
     settle_options,
     start_from,
 )
@@ -172,6 +173,7 @@ def _class_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     settle_options(recipe, source)
     description = describe(recipe)
     description.colours = colours
+    refuse_size(recipe, description)
     method = starting_method(recipe, description, tell)
     training_set = class_training_data(recipe, method, source, colours_of(description))
     validation = None

@@ -15,7 +15,7 @@ from torch import nn
 
 from abbe.adopt import adopt
 from abbe.data.augment import AugmentConfig
-from abbe.data.class_checks import Look, check_classes, look_at
+from abbe.data.class_checks import Look, check_classes, look_at, of_test
 from abbe.data.class_samples import ClassSamples
 from abbe.data.classes import ClassFolder, Labelled, classes_of, divide, find_classes, join_duplicates, with_groups
 from abbe.data.datasets import TrainingDataset
@@ -25,7 +25,7 @@ from abbe.errors import AbbeError
 from abbe.learn_input import Coloured
 from abbe.methods.backbones.classification import Classification, weights_of_classes
 from abbe.metrics.classes import fit_temperature, scores
-from abbe.model import Model, load_model
+from abbe.model import Model, build_method, load_model
 from abbe.tiling.prepare import Predictor
 from abbe.train.recipe import Recipe
 from abbe.train.settings import build_config
@@ -71,14 +71,12 @@ def find_class_source(recipe: Recipe, known: Sequence[str] | None, tell: Callabl
     folders = [_found(Path(path), alone=len(recipe.data.paths) == 1) for path in recipe.data.paths]
     images = with_groups([one for folder in folders for one in folder if one.split != "test"], recipe.data.groups)
     test = [one for folder in folders for one in folder if one.split == "test"]
-    if len(images) > MANY:
-        tell(f"reading {len(images):,} images once, to check them")
-    look = look_at(images, recipe.data.in_channels)
+    if len(images) + len(test) > MANY:
+        tell(f"reading {len(images) + len(test):,} images once, to check them")
+    look, look_test = (look_at(some, recipe.data.in_channels) for some in (images, test))
     train, validation = _parts(images, look, recipe)
-    findings = sorted(
-        [*look.findings, *check_classes(train, validation, look.digests | look_at(test).digests, folders, test)],
-        key=lambda finding: finding.level,
-    )
+    checked = check_classes(train, validation, look.digests | look_test.digests, folders, test)
+    findings = sorted([*look.findings, *of_test(look_test), *checked], key=lambda finding: finding.level)
     for finding in findings:
         tell(f"{finding.level}: {finding.text}")
     errors = [finding.text for finding in findings if finding.level == "error"]
@@ -135,6 +133,26 @@ def settle_options(recipe: Recipe, source: ClassSource) -> None:
     if balance and not options.get("class_weights"):
         counts = Counter(one.kind for one in source.train)
         options["class_weights"] = list(weights_of_classes([counts[name] for name in source.classes], balance))
+
+
+def refuse_size(recipe: Recipe, description: Description) -> None:
+    """Try the network on a picture of the recipe's size, without computing anything.
+
+    Raises
+    ------
+    AbbeError
+        When it takes no pictures of that size.
+    """
+    side, channels = description.options["size"], description.config["in_channels"]
+    with torch.device("meta"), torch.inference_mode():
+        method = build_method(description).eval()
+        try:
+            method(torch.zeros(1, channels, side, side))
+        except (ValueError, RuntimeError) as error:
+            raise AbbeError(
+                f"recipe {recipe.name}: {recipe.method} takes no pictures of {side} px ({error}); choose another side "
+                "with --train.crop"
+            ) from error
 
 
 def opened_start(name: str | None) -> Model | None:

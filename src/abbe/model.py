@@ -181,12 +181,23 @@ class Model:
 
     def expect_objects(self) -> None:
         """Refuse to look for objects with a model that is for something else."""
+        self.expect_images()
         if self.method.joins == "whole":
             raise AbbeError(f"model {self.name!r} tells classes and finds no objects; use it with `abbe classify`")
         if self.method.joins == "stitch":
             raise AbbeError(f"model {self.name!r} restores images and finds no objects; use it with `abbe restore`")
+
+    def expect_images(self) -> None:
+        """Refuse images where the model reads sequences."""
         if self.method.joins == "sequence":
-            raise AbbeError(f"model {self.name!r} reads sequences and no images; abbe.api.translate uses it")
+            raise AbbeError(f"model {self.name!r} reads sequences and no images; {self.use_of_sequences()}")
+
+    def use_of_sequences(self) -> str:
+        """Say how a model of sequences is used."""
+        known = self.description.objective or entry(self.description.network).objective
+        if known == "translation":
+            return "abbe.api.translate uses it"
+        return f'in Python, abbe.load("{self.path or self.name}").method.network reads tokens (B, N)'
 
     def tile(self, settings: ComputeSettings) -> tuple[int, ...]:
         """Give the pixels per axis that the network sees at once."""
@@ -259,13 +270,23 @@ def load_model(name: str | Path) -> Model:
 
 
 def build_method(description: Description) -> Any:
-    """Build the method that a description names, with random weights."""
+    """Build the method that a description names, with random weights.
+
+    Raises
+    ------
+    AbbeError
+        When there is no such network, objective or setting, or no network has such numbers.
+    """
     known = entry(description.network)
     file = module_of(known.file)
     published = file.VARIANTS[description.network]
     values = dataclasses.asdict(published) | description.config
     config = build_config(type(published), values, description.name)
-    network = file.build(config)
+    try:
+        network = file.build(config)
+    except (ValueError, RuntimeError, ZeroDivisionError) as error:
+        told = f"{description.name}: no {description.network} can be built with its numbers"
+        raise AbbeError(f"{told}; {error}") from error
     return wrap(network, description.objective or known.objective, description.options)
 
 

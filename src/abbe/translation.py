@@ -33,6 +33,8 @@ class Translator:
     """
 
     def __init__(self, model: Model):
+        if model.method.joins == "sequence" and not isinstance(model.method, Translation):
+            raise AbbeError(f"model {model.name!r} translates nothing; {model.use_of_sequences()}")
         if not isinstance(model.method, Translation):
             raise AbbeError(f"model {model.name!r} is for images and translates nothing")
         if not model.method.options.alphabet:

@@ -113,11 +113,12 @@ def views_of(model: Model, settings: ClassifySettings | None = None) -> Views:
     AbbeError
         When the model is not one of whole pictures, or nobody tells at which size it looks.
     """
+    model.expect_images()
     method, chosen = model.method, settings or ClassifySettings()
     if not isinstance(method, Classification):
         raise AbbeError(
-            f"model {model.name!r} does not look at whole pictures; expected a classifier, or published weights that "
-            "`abbe convert` has stored"
+            f"model {model.name!r} does not look at whole pictures; expected a classifier, or a backbone such as "
+            "resnet50 that `abbe convert` has stored"
         )
     options, colours = method.options, model.description.colours
     size = options.size if chosen.size is None else chosen.size

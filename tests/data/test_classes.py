@@ -10,7 +10,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abbe.data.class_checks import check_classes, look_at
+from abbe.data.class_checks import check_classes, look_at, of_test
 from abbe.data.class_samples import ClassSamples
 from abbe.data.classes import (
     Labelled,
@@ -201,6 +201,26 @@ def test_one_class_and_shared_groups_are_errors() -> None:
     found = check_classes(images[:3], images[3:], {})
     assert levels(found, "one class only, 'a'; expected images of two at least") == ["error"]
     assert levels(found, "1 group in train and in val: g") == ["error"]
+
+
+def test_images_kept_for_testing_are_looked_at_too(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(tmp_path / ("train", "val")[number % 2] / "ab"[number // 6] / f"{number}.png", number)
+    picture(tmp_path / "test" / "a" / "copy.png", 1)  # of val/a/1.png
+    picture(tmp_path / "test" / "oval" / "0.png", 20)
+    (tmp_path / "test" / "a" / "broken.png").write_bytes(b"no image")
+    folder = find_classes(tmp_path)
+    train, validation, test = ([one for one in folder if one.split == part] for part in ("train", "val", "test"))
+    look, look_test = look_at([*train, *validation]), look_at(test)
+    found = [
+        *of_test(look_test),
+        *check_classes(train, validation, look.digests | look_test.digests, [folder], test),
+    ]
+    assert levels(found, "the same image in val and test: a score on test is too good") == ["warning"]
+    assert levels(found, "a class in test only, which no model will know: oval") == ["warning"]
+    assert levels(found, "in test: ") == ["warning"]
+    assert levels(found, "broken.png") == ["warning"]
+    assert levels(found, "the same image in train") == []
 
 
 def test_channels_that_do_not_fit_are_told_before_training(tmp_path: Path) -> None:

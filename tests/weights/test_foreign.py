@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ def same(found: dict[str, torch.Tensor]) -> bool:
         lambda tensors: {"model": tensors, "epoch": 3, "optimizer": {"state": {}, "lr": 0.1}},
         lambda tensors: {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}},
         lambda tensors: {"model": {"conv.weight": torch.ones(1)}, "model_ema": tensors},
+        lambda tensors: {"model": tensors, "ema": {}},
+        lambda tensors: {"state_dict": tensors, "ema": {"decay": 0.99, "updates": torch.tensor(3)}},
+        lambda tensors: {"model": {"conv.weight": torch.ones(1)}, "model_ema": {"decay": 0.9, "module": tensors}},
+        lambda tensors: {"n_averaged": torch.tensor(5)} | {f"module.{name}": tensors[name] for name in tensors},
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -51,12 +56,33 @@ class Evil:
 def test_a_pickle_with_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Evil()}, "a.pth")
-    with pytest.raises(AbbeError, match="a pickle that wants to run code"):
+    with pytest.raises(AbbeError, match=r"a\.pth: a pickle with (posix|nt)\.mkdir in it, which could run code"):
         read_foreign("a.pth")
     np.savez("a.npz", w=np.array([Evil()], object))
     with pytest.raises(AbbeError, match="holds Python objects, which could run code"):
         read_foreign("a.npz")
     assert not Path("evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("beside", "name"), [(Namespace(lr=0.1), r"argparse\.Namespace"), (np.float64(3), r"numpy\.\S+\.scalar")]
+)
+def test_what_a_pickle_holds_beside_tensors_is_named(tmp_path: Path, beside: Any, name: str) -> None:
+    torch.save({"model": TENSORS, "beside": beside}, tmp_path / "a.pth")
+    with pytest.raises(AbbeError, match=f"a pickle with {name} in it, which could run code, and is not opened; save"):
+        read_foreign(tmp_path / "a.pth")
+
+
+def test_the_content_tells_what_a_file_is(tmp_path: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in TENSORS.items()}
+    with (tmp_path / "an_npz").open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    save_file(TENSORS, tmp_path / "safetensors.npz")
+    assert same(read_foreign(tmp_path / "an_npz"))
+    assert same(read_foreign(tmp_path / "safetensors.npz"))
+    np.savez(tmp_path / "words.npz", names=np.array(["round", "oval"]))
+    with pytest.raises(AbbeError, match=r"words\.npz: 'names' is an array of str\d+; expected numbers"):
+        read_foreign(tmp_path / "words.npz")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])

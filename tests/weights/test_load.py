@@ -45,6 +45,11 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
 
 
+def test_tensors_are_called_as_their_source_does() -> None:
+    with pytest.raises(AbbeError, match=r"missing: their 0\.weight, .* unexpected: their head"):
+        load_strict(network(), {"head": torch.zeros(1)}, "a.pth", lambda name: f"their {name}")
+
+
 def test_long_lists_are_cut() -> None:
     with pytest.raises(
         AbbeError, match=r"missing: 0\.weight, 0\.bias, 1\.weight, 1\.bias, 1\.running_mean and 4 more$"

@@ -67,12 +67,23 @@ def test_a_file_is_found_by_path_or_in_the_folder(folder: Path, tmp_path: Path) 
 def test_a_file_that_is_not_there_is_told_with_its_address_and_place(folder: Path) -> None:
     with pytest.raises(AbbeError) as told:
         find_weights("b-12ab.pth", RECORDS, "resnet18")
-    assert all(part in str(told.value) for part in ("b-12ab.pth", RECORD.address, str(folder), "ABBE_WEIGHTS"))
+    assert f"download {RECORD.address} and save it as {folder / 'b-12ab.pth'} (or in $ABBE_WEIGHTS)" in str(told.value)
     with pytest.raises(AbbeError) as told:
         find_weights("other.pth", RECORDS, "resnet18")
-    assert all(part in str(told.value) for part in ("other.pth", RECORD.address, "c.pth", str(folder)))
+    assert str(told.value).endswith(f"put into {folder}: {RECORD.address}, https://example.org/c.pth as d.pth")
+    with pytest.raises(AbbeError, match=r"download https://example\.org/c\.pth and save it as .*weights.d\.pth"):
+        find_weights("d.pth", RECORDS)
+    with pytest.raises(AbbeError, match=r"other\.pth: no such file; `abbe models` lists the published ones"):
+        find_weights("other.pth", RECORDS)
     with pytest.raises(AbbeError, match=r"other\.pth: no such file, and no published weights of 'resnet34' are known"):
         find_weights("other.pth", RECORDS, "resnet34")
+
+
+def test_the_name_of_a_bundled_model_is_no_file(folder: Path) -> None:
+    with pytest.raises(AbbeError, match="redcells: the name of a bundled model, .* with --model redcells, or in"):
+        find_weights("redcells", RECORDS, "resnet18")
+    (folder / "redcells").touch()
+    assert find_weights("redcells", RECORDS, "resnet18") == folder / "redcells"
 
 
 def test_another_file_of_the_name_is_refused(tmp_path: Path) -> None:

@@ -75,8 +75,15 @@ def test_what_fits_no_rule_is_named() -> None:
 def test_a_part_that_is_missing_is_named() -> None:
     tensors = published()
     del tensors["k0"]
-    with pytest.raises(AbbeError, match="lacks parts of qkv1.weight"):
+    with pytest.raises(AbbeError, match=r"a\.pth: lacks k0 in the layout of theirs"):
         LAYOUT.to_ours(tensors, CONFIG, "a.pth")
+
+
+def test_our_tensors_are_called_as_theirs() -> None:
+    assert LAYOUT.called("stages.1.11.norm2.running_mean") == "layer2.11.bn2.running_mean"
+    assert LAYOUT.called("head.weight") == "head/kernel (here head.weight)"
+    assert LAYOUT.called("qkv1.weight") == "q0 + k0 + v0 (here qkv1.weight)"
+    assert LAYOUT.called("neck") == "neck"
 
 
 def test_two_names_of_one_tensor_are_refused() -> None:

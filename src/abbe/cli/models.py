@@ -15,12 +15,13 @@ def models() -> int:
     from abbe.weights.published import tell_record, weights_folder
     from abbe.weights.records import RECORDS
 
+    width = max(map(len, [*RECORDS, *ENTRIES]))
     print_line("models (abbe segment, classify or restore IMAGES --model NAME)")
     for name, record in RECORDS.items():
-        print_line(f"  {name:20s} {record.summary}; {record.licence}")
+        print_line(f"  {name:{width}s} {record.summary}; {record.licence}")
     print_line("\nnetworks (abbe.create(NAME), recipes)")
     for name, entry in ENTRIES.items():
-        print_line(f"  {name:20s} {entry.title} ({entry.year}), {entry.paper}")
+        print_line(f"  {name:{width}s} {entry.title} ({entry.year}), {entry.paper}")
     print_line(
         f"\npublished weights (abbe.create(NETWORK, weights=FILE), abbe convert FILE), looked for in {weights_folder()}"
     )

@@ -48,6 +48,11 @@ def look_at(images: Sequence[Labelled], in_channels: int | None = None) -> Look:
     return look
 
 
+def of_test(look: Look) -> list[Finding]:
+    """Give what was found in images that are only kept for testing: no reason not to train."""
+    return [Finding("warning", f"in test: {finding.text}") for finding in look.findings]
+
+
 def _named(image: Labelled, sentence: str) -> str:
     return (
         sentence if str(image.image) in sentence else f"{image.image}: {sentence.removeprefix(image.image.name + ': ')}"
@@ -78,6 +83,7 @@ def check_classes(
     findings = [
         *_about_folders(folders),
         *_about_classes(train, validation),
+        *_about_test(train, validation, test),
         *_about_duplicates([(part, one) for part, images in parts.items() for one in images], digests),
         *_about_groups(train, validation),
     ]
@@ -112,6 +118,14 @@ def _about_classes(train: Sequence[Labelled], validation: Sequence[Labelled]) ->
             yield Finding("warning", f"no image to validate on of {_examples(unseen)}")
 
 
+def _about_test(
+    train: Sequence[Labelled], validation: Sequence[Labelled], test: Sequence[Labelled]
+) -> Iterator[Finding]:
+    alone = sorted({one.kind for one in test} - {one.kind for one in (*train, *validation)})
+    if alone:
+        yield Finding("warning", f"a class in test only, which no model will know: {_examples(alone)}")
+
+
 def _about_duplicates(images: Sequence[tuple[str, Labelled]], digests: Mapping[str, str]) -> Iterator[Finding]:
     alike: dict[str, list[tuple[str, Labelled]]] = defaultdict(list)
     for part, one in images:
@@ -121,6 +135,7 @@ def _about_duplicates(images: Sequence[tuple[str, Labelled]], digests: Mapping[s
     for level, text, hit in (
         ("error", "the same image in train and val, so the score would be too good", _across(same, {"train", "val"})),
         ("warning", "the same image in train and test: a score on test is too good", _across(same, {"train", "test"})),
+        ("warning", "the same image in val and test: a score on test is too good", _across(same, {"val", "test"})),
         ("warning", "the same image in two classes", _across_classes(same)),
         ("warning", "the same image more than once", _within(same)),
     ):

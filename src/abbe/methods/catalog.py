@@ -307,8 +307,9 @@ def tables_of(file: str) -> Any:
 
     It is the file of the same name in ``abbe/weights/tables/`` and has ``LAYOUTS``, the key tables; ``PUBLISHED``, the
     files; ``STEM``, our names of the tensors whose second axis is the image's channels; ``HEAD``, the beginnings of our
-    names of the tensors whose first axis is the classes; and, where an image comes out, ``ENDING``, our names of those
-    whose first axis is its channels.
+    names of the tensors whose first axis is the classes; where an image comes out, ``ENDING``, our names of those whose
+    first axis is its channels; and ``OPTIONAL``, fields of the config that say how wide a layer is which not every file
+    has, with the beginning of our names of its tensors.
     """
     name = f"abbe.weights.tables.{PurePosixPath(file).stem}"
     return import_module(name) if find_spec(name) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -12,7 +12,9 @@ from abbe.errors import AbbeError
 SHOWN = 5
 
 
-def load_strict(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+def load_strict(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, called: Callable[[str], str] = str
+) -> None:
     """Copy tensors into a module of exactly the same names and shapes.
 
     Parameters
@@ -23,6 +25,8 @@ def load_strict(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
         By name, as in ``module.state_dict()``.
     source
         What to call them in the message.
+    called
+        Gives the name by which their source knows a tensor, for the message.
 
     Raises
     ------
@@ -30,10 +34,10 @@ def load_strict(module: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
         Naming what is missing, of another shape, or unexpected.
     """
     expected = module.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+    missing = [called(name) for name in expected if name not in tensors]
+    unexpected = [called(name) for name in tensors if name not in expected]
     reshaped = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{called(name)} {tuple(tensors[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from abbe.errors import AbbeError
 from abbe.weights.file import file_hash
+from abbe.weights.records import refuse_bundled
 
 FOLDER = "~/.cache/abbe/weights"
 """Where published files are looked for unless the environment says otherwise."""
@@ -93,23 +94,33 @@ def find_weights(name: str | Path, records: Iterable[Published], network: str | 
     Raises
     ------
     AbbeError
-        When there is no such file. It tells where the published ones are and where to put them.
+        When there is no such file. It tells where the published ones are, and where and under which name to put them.
     """
     path, kept = Path(name).expanduser(), weights_folder() / Path(name).name
     if path.exists():
         return path
     if len(Path(name).parts) == 1 and kept.exists():
         return kept
+    refuse_bundled(name)
     record = find_record(name, records)
     if record is not None:
         raise AbbeError(
-            f"{name}: no such file; download {record.address} and put it into {kept.parent} (or ${VARIABLE})"
+            f"{name}: no such file; download {record.address} and save it as {kept.parent / record.name} (or in "
+            f"${VARIABLE})"
         )
+    if network is None:
+        raise AbbeError(f"{name}: no such file; `abbe models` lists the published ones")
     published = [record for record in records if record.network == network]
     if not published:
         raise AbbeError(f"{name}: no such file, and no published weights of {network!r} are known")
-    told = ", ".join(record.address for record in published)
+    told = ", ".join(map(_download, published))
     raise AbbeError(f"{name}: no such file; published for {network!r} and to be put into {kept.parent}: {told}")
+
+
+def _download(record: Published) -> str:
+    """Give the address of a file, and the name to save it under where the address has another."""
+    own = record.address.rsplit("/", 1)[-1] == record.name
+    return record.address if own else f"{record.address} as {record.name}"
 
 
 def tell_record(record: Published) -> str:

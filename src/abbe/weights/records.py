@@ -76,6 +76,15 @@ def find_model(name: str | Path) -> Path:
     raise AbbeError(f"{name}: neither a file nor a model that Abbe knows; {hint}")
 
 
+def refuse_bundled(name: str | Path) -> None:
+    """Tell whoever gives the name of a bundled model for a file of weights what to do with it."""
+    if str(name) in RECORDS:
+        raise AbbeError(
+            f"{name}: the name of a bundled model, not a file of weights; it is ready for use with --model {name}, or "
+            f'in Python with abbe.load("{name}"), whose method.network is the bare network'
+        )
+
+
 def read_card(name: str) -> str:
     """Read the model card, Markdown, of a bundled model."""
     return find_model(name).with_suffix(".md").read_text(encoding="utf-8")

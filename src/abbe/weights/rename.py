@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -66,11 +66,14 @@ class Layout:
         See the head of this file.
     dropped : tuple of str
         Templates of keys that carry nothing, such as counters.
+    config : mapping
+        Fields of the network's config that hold for all that is published so.
     """
 
     name: str
     rules: tuple[tuple[Any, ...], ...]
     dropped: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def _rules(self) -> tuple[tuple[str, str, Change], ...]:
@@ -115,7 +118,8 @@ class Layout:
             wanted[name] = change.parts
         torn = [name for name, found in pieces.items() if len(found) != wanted[name]]
         if torn:
-            raise AbbeError(f"{source}: lacks parts of {listed(torn)} in the layout of {self.name}")
+            absent = [key for name in torn for key, _ in self._theirs(name) if key not in tensors]
+            raise AbbeError(f"{source}: lacks {listed(absent)} in the layout of {self.name}")
         return {name: _joined([found[i] for i in sorted(found)]) for name, found in pieces.items()}
 
     def to_theirs(self, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Tensors:
@@ -128,18 +132,28 @@ class Layout:
         """
         renamed: Tensors = {}
         for name, tensor in tensors.items():
-            found = [
-                (_filled(theirs, match, ours), change)
-                for theirs, ours, change in self._rules
-                if (match := _pattern(ours).fullmatch(name)) is not None
-            ]
+            found = self._theirs(name)
             if not found:
                 raise AbbeError(f"{name}: the layout of {self.name} has no name for it")
-            parts = found[0][1].parts
-            for key, change in found[:parts]:
-                piece = tensor.chunk(parts)[change.part] if parts > 1 else tensor
+            for key, change in found:
+                piece = tensor.chunk(change.parts)[change.part] if change.parts > 1 else tensor
                 renamed[key] = change.theirs(piece, config).contiguous()
         return renamed
+
+    def called(self, name: str) -> str:
+        """Call one of our tensors as they do, for messages; by both names where its numbers lie differently."""
+        found = self._theirs(name)
+        theirs = " + ".join(key for key, _ in found) or name
+        return theirs if all(change is KEEP for _, change in found) else f"{theirs} (here {name})"
+
+    def _theirs(self, name: str) -> list[tuple[str, Change]]:
+        """Give their keys of one of our tensors, several where it comes in parts; none where they have none."""
+        found = [
+            (_filled(theirs, match, ours), change)
+            for theirs, ours, change in self._rules
+            if (match := _pattern(ours).fullmatch(name)) is not None
+        ]
+        return found[: found[0][1].parts] if found else []
 
     def _to_ours(self, key: str) -> Any:
         for theirs, ours, change in self._rules:
@@ -178,9 +192,9 @@ def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
 def _pattern(template: str) -> re.Pattern[str]:
     """Turn a template into an expression with a group for each field; a field that comes again has to be the same."""
     parts, end, seen = [], 0, set()
-    for field in _FIELD.finditer(template):
-        parts.append(re.escape(template[end : field.start()]))
-        name, end = field.group(1), field.end()
+    for found in _FIELD.finditer(template):
+        parts.append(re.escape(template[end : found.start()]))
+        name, end = found.group(1), found.end()
         parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{'[A-Za-z_]+' if name.isupper() else '[0-9]+'})")
         seen.add(name)
     return re.compile("".join(parts) + re.escape(template[end:]))

@@ -11,6 +11,7 @@ from abbe.weights.rename import HWIO, TRANSPOSED, Change, Layout, part
 
 STEM = ("patches.weight",)
 HEAD = ("head.",)
+OPTIONAL = {"pre_logits": "pre_logits."}
 
 HEADS_OUT = Change(
     lambda t, _: t.flatten(1).T,
@@ -56,6 +57,7 @@ GOOGLE = Layout(
         ("head/kernel", "head.weight", TRANSPOSED),
         ("head/bias", "head.bias"),
     ),
+    config={"gelu": "tanh"},
 )
 
 TIMM = Layout(
@@ -135,7 +137,7 @@ _HUB = "https://huggingface.co/"
 
 def _google21k(network: str, name: str, pre_logits: int, parameters: int) -> Published:
     """Pre-trained weights of the authors; their heads are zeros, but the layer before has been learnt."""
-    config = {"num_classes": 21843, "pre_logits": pre_logits, "gelu": "tanh"}
+    config = {"num_classes": 21843, "pre_logits": pre_logits}
     address = f"{_GOOGLE}imagenet21k/{name}.npz"
     return Published(
         network, address, "Apache-2.0", config=config, data="ImageNet-21k", mean=HALF, std=HALF, parameters=parameters
@@ -147,7 +149,6 @@ def _google1k(network: str, name: str, parameters: int, top1: float) -> Publishe
         network,
         f"{_GOOGLE}imagenet21k%2Bimagenet2012/{name}.npz",
         "Apache-2.0",
-        config={"gelu": "tanh"},
         data="ImageNet-21k, ImageNet-1k",
         mean=HALF,
         std=HALF,

@@ -43,7 +43,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     short = roformer.Budget(200, 1, 4, 2, 4, 16, 8, 32, 1)
     monkeypatch.setattr(roformer, "BUDGET", short)
     monkeypatch.setattr(transformer, "BUDGET", transformer.Budget((2, 5), 32, 1, SECONDS))
-    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 1, 16, 40, 20, 4, 16, 3, 2))
+    monkeypatch.setattr(vit, "BUDGET", vit.Budget(1, 2, 1, 16, 1e-3, 40, 20, 4, 16, 3, 2))
 
 
 @pytest.mark.parametrize("name", ["transformer", "roformer", "vit"])

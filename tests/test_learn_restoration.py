@@ -10,7 +10,7 @@ import tifffile
 from scipy import ndimage
 
 from abbe.api import load, train
-from abbe.data.clean import find_clean_images
+from abbe.data.clean import WORDS, find_clean_images
 from abbe.data.normalize import Normalization
 from abbe.data.scenes import SimulatedScene
 from abbe.errors import AbbeError
@@ -82,11 +82,14 @@ def test_pairs_share_the_bad_images_statistics(tmp_path) -> None:
     assert sample.image[1].std() < 1  # what is noise in the bad one
 
 
-def test_pairs_of_two_sizes_are_refused(tmp_path) -> None:
-    folder = pairs(tmp_path, 1)
-    tifffile.imwrite(folder / "noisy" / "0.tif", np.zeros((20, 48), np.uint16))
-    with pytest.raises(AbbeError, match="expected equal"):
-        RestorationSamples(find_clean_images(folder), Normalization(), 1)[0]
+def test_pairs_of_two_sizes_are_refused_before_the_training(tmp_path) -> None:
+    pairs(tmp_path / "train", 2)
+    held = pairs(tmp_path / "val", 1)
+    tifffile.imwrite(held / "noisy" / "0.tif", np.zeros((20, 48), np.uint16))
+    said = r"noisy.0\.tif: 20 x 48 pixels, but .*clean.0\.tif has 48 x 48 pixels; expected equal sizes"
+    with pytest.raises(AbbeError, match=said):
+        train("dncnn_s", tmp_path, overrides=SHORT, out=tmp_path / "run", tell=str)
+    assert not (tmp_path / "run").exists()
 
 
 def test_tiles_equal_the_whole(monkeypatch) -> None:
@@ -101,17 +104,37 @@ def test_tiles_equal_the_whole(monkeypatch) -> None:
     np.testing.assert_allclose(restored(predictor, image)[inner], whole[inner], atol=1e-5)
 
 
-def test_swapped_pairs_are_told(tmp_path) -> None:
-    folder, told = pairs(tmp_path / "data"), []
+def told_of(folder: Path) -> str:
+    lines: list[str] = []
+    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(folder)]}), lines.append)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("bad", "good"), [pair for pair in WORDS if "blur" not in pair[0]])
+def test_swapped_pairs_are_told(tmp_path, bad, good) -> None:
+    folder = pairs(tmp_path)
     (folder / "noisy").rename(folder / "other")
-    (folder / "clean").rename(folder / "noisy")
-    (folder / "other").rename(folder / "clean")
-    recipe = load_recipe("dncnn_s", {"data.paths": [str(folder)]})
-    find_restoration_source(recipe, told.append)
-    assert any("swapped?" in line for line in told)
-    right, silent = pairs(tmp_path / "right"), []
-    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(right)]}), silent.append)
-    assert not any("swapped" in line for line in silent)
+    (folder / "clean").rename(folder / bad)
+    (folder / "other").rename(folder / good)
+    assert "swapped?" in told_of(folder)
+    (folder / bad).rename(folder / "other")
+    (folder / good).rename(folder / bad)
+    (folder / "other").rename(folder / good)
+    assert "swapped?" not in told_of(folder)
+
+
+@pytest.mark.parametrize("words", [("blur", "sharp"), ("input", "target")])
+def test_blurred_images_have_less_noise_and_are_not_swapped(tmp_path, words) -> None:
+    """Wherever they lie: "raw" in the path of the data says nothing of the pairs."""
+    folder, generator = tmp_path / "raw" / "data", np.random.default_rng(0)
+    for word in words:
+        (folder / word).mkdir(parents=True)
+    for seed in range(3):
+        sharp = np.kron(generator.random((4, 4)), np.ones((24, 24))) + generator.normal(0, 0.01, (96, 96))
+        images = (ndimage.gaussian_filter(sharp, 2), sharp)
+        for word, image in zip(words, images, strict=True):
+            tifffile.imwrite(folder / word / f"{seed}.tif", image.astype(np.float32))
+    assert "swapped?" not in told_of(folder)
 
 
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:

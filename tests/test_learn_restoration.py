@@ -138,8 +138,13 @@ def test_blurred_images_have_less_noise_and_are_not_swapped(tmp_path, words) -> 
 
 
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:
-    with pytest.raises(AbbeError, match=r"25\.5 here"):
+    with pytest.raises(AbbeError, match=r'write "\[0, 25\.5\]"'):
         train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "[0.0, 0.1]"}, out=tmp_path / "run")
+
+
+def test_one_number_for_a_range_is_told_how_to_be_written(tmp_path) -> None:
+    with pytest.raises(AbbeError, match=r'options.sigma: .*found 25; for 25 alone write "\[25, 25\]"'):
+        train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "25"}, out=tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------------------------ simulated scenes

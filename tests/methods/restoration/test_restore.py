@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -158,7 +160,20 @@ def test_learns_to_denoise_in_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"sigma": (0.1, 0.1)}, "25.5"),
+        ({"sigma": (0.1, 0.1)}, r'write "\[25.5, 25.5\]"'),
+        ({"sigma": (5, math.inf)}, "from 5 to inf; expected a range of 0 to 255"),
+        ({"sigma": (300, 4000)}, "not in its grey values"),
+        ({"photons": (0, 100)}, "photons above 0"),
+        ({"quality": (0, 200)}, "1 to 100"),
+        ({"factors": ()}, "1 or more"),
+        ({"factors": (0.0,)}, "1 or more"),
+        ({"factors": (-2.0,)}, "1 or more"),
+        ({"numerical_aperture": 0.0}, "above 0 and below the index"),
+        ({"refractive_index": 1.0}, "1.4 with options.refractive_index 1; .* below the index"),
+        ({"emission": 0.52}, "expected nm, .* 520 meant"),
+        ({"emission": 5e6}, "expected nm, from 200 to 2000$"),
+        ({"pixel_size": (0.1,)}, r"\(Y, X\) or \(Z, Y, X\)"),
+        ({"pixel_size": (0.1, 0.0)}, "µm above 0"),
         ({"sigma": (30, 20)}, "range"),
         ({"kinds": ()}, "empty"),
         ({"haze": (0.0, 1.5)}, "at most 1"),

@@ -189,7 +189,18 @@ class Model:
             raise AbbeError(f"model {self.name!r} reads sequences and no images; abbe.api.translate uses it")
 
     def tile(self, settings: ComputeSettings) -> tuple[int, ...]:
-        """Give the pixels per axis that the network sees at once."""
+        """Give the pixels per axis that the network sees at once.
+
+        Raises
+        ------
+        AbbeError
+            When tiles are asked for, but the network needs the whole image.
+        """
+        if settings.tile and self.method.geometry.halo is None:
+            raise AbbeError(
+                f"--tile {settings.tile}: model {self.name!r} needs the whole image, and tiles would not agree; leave "
+                "it out, or train one that takes tiles (of NAFNet, with --network.local and the extent of its crops)"
+            )
         chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
         if isinstance(chosen, int):
             return (chosen,) * self.dimensions

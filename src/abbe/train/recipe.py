@@ -163,6 +163,9 @@ class DataConfig:
     """What the data is and under which licence, for the model's card."""
     in_channels: int = 1
     """Channels that the network takes."""
+    depth: Literal["z", "time"] = "z"
+    """Of noisy images: what a network of stacks takes as its third axis, the planes of a stack or the times of a
+    series; the model keeps it."""
     normalization: dict[str, Any] = field(default_factory=dict)
     """Settings of the normalisation of intensities, by the names of its own configuration."""
     augment: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,9 @@ from abbe.errors import AbbeError
 from abbe.learn import describe, starting_method
 from abbe.learn_restoration import (
     RestorationSamples,
+    RestorationValidation,
     find_restoration_source,
+    restoration_samples,
     restoration_training_data,
     restored,
 )
@@ -90,6 +92,30 @@ def test_pairs_of_two_sizes_are_refused_before_the_training(tmp_path) -> None:
     with pytest.raises(AbbeError, match=said):
         train("dncnn_s", tmp_path, overrides=SHORT, out=tmp_path / "run", tell=str)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [good_images, pairs])
+def test_pixels_without_a_value_are_left_out_and_no_black_squares(tmp_path, make) -> None:
+    folder = make(tmp_path, 1)
+    for path in folder.rglob("*.tif"):
+        pixels = tifffile.imread(path).astype(np.float32) + 1000
+        pixels[10:20, 5:9] = np.nan
+        tifffile.imwrite(path, pixels)
+    sample = RestorationSamples(find_clean_images(folder), Normalization("percentile"), 1)[0]
+    hole = np.s_[10:20, 5:9]
+    assert sample.ignore.sum() == sample.ignore[hole].sum() == 40
+    assert sample.image[-1][hole].min() > np.quantile(sample.image[-1], 0.02)
+    recipe = load_recipe("dncnn_s", SHORT | {"data.paths": [str(folder)]})
+    method = starting_method(recipe, describe(recipe))
+    source = find_restoration_source(recipe, str)
+    validation = RestorationValidation(restoration_samples(recipe, method, source.train), 0)
+    assert np.isfinite(list(validation(method).values())).all()
+
+
+def test_an_image_without_any_value_is_refused(tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((9, 9), np.nan, np.float32))
+    with pytest.raises(AbbeError, match=r"a\.tif: no pixel has a value"):
+        RestorationSamples(find_clean_images(tmp_path), Normalization(), 1)[0]
 
 
 def test_tiles_equal_the_whole(monkeypatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from abbe.data.augment import AugmentConfig
 from abbe.data.channels import match_channels
@@ -193,16 +194,35 @@ class RestorationSamples:
         opened = read(image.clean)
         clean = whole_volume(opened) if self.volume else whole_plane(opened)
         if image.worse is None:
-            pixels = self._matched(self.normalization.normalize(clean), image.clean)
-            return Sample(pixels, pixel_size=_pixel_size(opened.pixel_size, self.volume), name=image.name)
+            filled, unknown = fill_unknown(clean, image.clean)
+            pixels = self._matched(self.normalization.measure(clean).apply(filled), image.clean)
+            size = _pixel_size(opened.pixel_size, self.volume)
+            return Sample(pixels, ignore=unknown, pixel_size=size, name=image.name)
         bad = read(image.worse)
         worse = whole_volume(bad) if self.volume else whole_plane(bad)
         statistics = self.normalization.measure(worse)
-        sides = [self._matched(statistics.apply(one), image.worse) for one in (worse, clean)]
-        return Sample(np.concatenate(sides), name=image.name, extra={CLEAN: self.in_channels})
+        filled = [fill_unknown(worse, image.worse), fill_unknown(clean, image.clean)]
+        sides = [self._matched(statistics.apply(pixels), image.worse) for pixels, _ in filled]
+        ignore = [unknown for _, unknown in filled if unknown is not None]
+        pixels, ignored = np.concatenate(sides), np.logical_or.reduce(ignore) if ignore else None
+        return Sample(pixels, ignore=ignored, name=image.name, extra={CLEAN: self.in_channels})
 
     def _matched(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         return np.ascontiguousarray(match_channels(pixels, self.in_channels, path.name))
+
+
+def fill_unknown(pixels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give pixels (C, ...) without a value that of the nearest one which has any, lest they be learnt as black.
+
+    Gives also where they are, bool without channels, or None where all have a value.
+    """
+    unknown = ~np.isfinite(pixels).all(axis=0)
+    if not unknown.any():
+        return pixels, None
+    if unknown.all():
+        raise AbbeError(f"{path}: no pixel has a value (NaN); leave the image out")
+    nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+    return pixels[:, *nearest], unknown
 
 
 def _pixel_size(known: dict[str, float], volume: bool) -> tuple[float, ...] | None:

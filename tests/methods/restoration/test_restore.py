@@ -59,6 +59,26 @@ def test_pairs_are_taken_as_they_are() -> None:
     np.testing.assert_array_equal(batch["clean"], image[1:])
 
 
+@pytest.mark.parametrize("loss", ["l1", "l2", "psnr"])
+def test_pixels_without_a_value_count_nowhere(loss) -> None:
+    """Whatever the network makes of them: no gradient and no score comes from there."""
+    sample = Sample(np.random.default_rng(0).random((1, 12, 12), np.float32), ignore=np.zeros((12, 12), bool))
+    sample.ignore[3:6, 3:6] = True
+    method = Restoration(Identity(), RestorationOptions(loss=loss))
+    batch = {name: tensor[None] for name, tensor in method.prepare(sample, np.random.default_rng(0)).items()}
+    assert np.array_equal(batch["clean"][0, 0].isnan().numpy(), sample.ignore)
+    image = batch["image"].requires_grad_()
+    method.training_step(batch, generator=torch.Generator())["loss"].backward()
+    assert not image.grad[0, 0][sample.ignore].any()
+    assert image.grad[0, 0][~sample.ignore].all()
+    found = image.detach()[0].numpy()
+    other = np.where(sample.ignore, 100.0, found).astype(np.float32)
+    truth = [{"clean": batch["clean"][0].numpy()}]
+    scores = [method.score([{"restored": one}], truth) for one in (found, other)]
+    assert scores[0]["psnr"] == scores[1]["psnr"] == pytest.approx(20.2, abs=1.5)
+    assert np.isfinite(scores[0]["ssim"])
+
+
 KINDS = ["blur", "motion", "microscope", "micrograph", "enlarged", "jpeg"]
 
 

@@ -171,12 +171,17 @@ class Restoration(nn.Module):
         return self.network(x)
 
     def prepare(self, sample: Sample, generator: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Give the image and the clean one; of a clean image alone a version that is worse."""
+        """Give the image and the clean one; of a clean image alone a version that is worse.
+
+        Pixels that a sample marks as ignored are NaN in the clean one, and count in no loss and no score.
+        """
         number = sample.extra.get(CLEAN, 0)
         if number:
             image, clean = sample.image[:-number], sample.image[-number:]
         else:
             image, clean = self.degrade(sample, generator)
+        if sample.ignore is not None:
+            clean = np.where(sample.ignore, np.nan, clean)
         return {"image": _tensor(image), "clean": _tensor(clean)}
 
     def degrade(self, sample: Sample, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -231,6 +236,7 @@ class Restoration(nn.Module):
     def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute the loss, and the PSNR of the batch."""
         restored, clean = self.network(batch["image"]).float(), batch["clean"].float()
+        clean = torch.where(clean.isnan(), restored.detach(), clean)  # no error where nothing is known
         negative = psnr_loss(restored, clean)
         losses = {
             "l2": lambda: (restored - clean).square().mean() / 2,
@@ -252,9 +258,11 @@ class Restoration(nn.Module):
     ) -> dict[str, float]:
         """Measure PSNR (of a range from 0 to 1) and SSIM, the means over images."""
         pairs = [(found["restored"], true["clean"]) for found, true in zip(decoded, truth, strict=True)]
+        known = [np.isfinite(clean) for _, clean in pairs]
+        alike = [(found, np.where(there, clean, found)) for (found, clean), there in zip(pairs, known, strict=True)]
         return {
-            "psnr": float(np.mean([psnr(restored, clean) for restored, clean in pairs])),
-            "ssim": float(np.mean([ssim(restored, clean) for restored, clean in pairs])),
+            "psnr": float(np.mean([psnr(x[there], y[there]) for (x, y), there in zip(pairs, known, strict=True)])),
+            "ssim": float(np.mean([ssim(restored, clean) for restored, clean in alike])),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from abbe.batch import Outputs
 from abbe.data.read import read
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
+from abbe.learn import describe
 from abbe.learn_noisy import find_noisy_images, noisy_training_data, settle_noisy
+from abbe.methods.restoration.noise2void import LIBRARY, VARIANTS, Noise2VoidOptions
 from abbe.metrics.images import psnr
 from abbe.train.recipe import list_recipes, load_recipe
+from abbe.train.settings import build_config
 
 SHORT = {
     "train.minutes": 0.0,
@@ -132,7 +136,13 @@ def test_two_channels_have_two_networks(tmp_path) -> None:
 
 def test_recipes_of_noisy_images_begin() -> None:
     names = {summary.name for summary in list_recipes()}
-    assert {"noise2void", "n2v2", "structn2v", "noise2void_bsd68"} <= names
+    assert {"noise2void", "n2v2", "structn2v", "noise2void_bsd68", "noise2void_library"} <= names
+
+
+def test_the_recipe_of_the_library_has_its_options() -> None:
+    recipe = load_recipe("noise2void_library")
+    assert build_config(Noise2VoidOptions, recipe.options, "recipe") == LIBRARY
+    assert describe(recipe).config == dataclasses.asdict(VARIANTS["noise2void_library"])
 
 
 def test_no_images(tmp_path) -> None:

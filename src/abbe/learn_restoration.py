@@ -201,11 +201,11 @@ class RestorationSamples:
         bad = read(image.worse)
         worse = whole_volume(bad) if self.volume else whole_plane(bad)
         statistics = self.normalization.measure(worse)
-        filled = [fill_unknown(worse, image.worse), fill_unknown(clean, image.clean)]
-        sides = [self._matched(statistics.apply(pixels), image.worse) for pixels, _ in filled]
-        ignore = [unknown for _, unknown in filled if unknown is not None]
-        pixels, ignored = np.concatenate(sides), np.logical_or.reduce(ignore) if ignore else None
-        return Sample(pixels, ignore=ignored, name=image.name, extra={CLEAN: self.in_channels})
+        both = [fill_unknown(worse, image.worse), fill_unknown(clean, image.clean)]
+        sides = [self._matched(statistics.apply(filled), image.worse) for filled, _ in both]
+        holes = [unknown for _, unknown in both if unknown is not None]
+        ignore = np.logical_or.reduce(holes) if holes else None
+        return Sample(np.concatenate(sides), ignore=ignore, name=image.name, extra={CLEAN: self.in_channels})
 
     def _matched(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         return np.ascontiguousarray(match_channels(pixels, self.in_channels, path.name))

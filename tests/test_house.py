@@ -41,6 +41,7 @@ ROOMS = (
         "embed_batch",
         "translation",
         "restoration",
+        "restoration_in_time",
         "adopt",
         "conversion",
         "evaluation",

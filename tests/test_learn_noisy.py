@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,16 @@ import tifffile
 from scipy import ndimage
 
 from abbe.api import load, restore, train
+from abbe.batch import Outputs
+from abbe.data.read import read
 from abbe.errors import AbbeError
+from abbe.folders import restore_files
+from abbe.learn import describe
 from abbe.learn_noisy import find_noisy_images, noisy_training_data, settle_noisy
+from abbe.methods.restoration.noise2void import LIBRARY, VARIANTS, Noise2VoidOptions
 from abbe.metrics.images import psnr
 from abbe.train.recipe import list_recipes, load_recipe
+from abbe.train.settings import build_config
 
 SHORT = {
     "train.minutes": 0.0,
@@ -62,6 +69,47 @@ def test_a_stack_is_learnt_whole(tmp_path) -> None:
     assert restore(data / "0.tif", model).shape == (16, 48, 48)
 
 
+def movies(folder: Path) -> Path:
+    """Series of independent noise over a picture that stands still."""
+    folder.mkdir()
+    for seed in range(2):
+        noise = np.random.default_rng(seed).normal(0, 0.3, (12, 40, 40))
+        pixels = (clean(seed, (40, 40)) + noise).astype(np.float32)
+        tifffile.imwrite(folder / f"{seed}.tif", pixels, ome=True, metadata={"axes": "TYX"})
+    return folder
+
+
+def test_times_are_the_third_axis_of_a_series(tmp_path) -> None:
+    data, lines = movies(tmp_path / "data"), []
+    shape = {"method": "noise2void_3d", "network.base": 4, "network.depth": 1, "train.crop": [8, 24, 24]}
+    overrides = SHORT | shape | {"data.depth": "time", "train.steps": 60}
+    trained = train("noise2void", data, overrides=overrides, out=tmp_path / "run", tell=lines.append)
+    assert "2 frames of 2 images" in lines[-1]
+    model = load(trained.model)
+    assert model.description.axes == "CTYX"
+    series = tifffile.imread(data / "0.tif")
+    found = restore(data / "0.tif", model)
+    assert found.shape == series.shape
+    assert psnr(found[6], clean(0, (40, 40))) > psnr(series[6], clean(0, (40, 40))) + 3
+    one = series.copy()
+    one[5] += 1
+    tifffile.imwrite(tmp_path / "one.tif", one)  # axes unnamed
+    assert np.abs(restore(tmp_path / "one.tif", model)[6] - found[6]).mean() > 0.001, "other times are not seen"
+    outputs = Outputs(tmp_path / "out")
+    assert not restore_files([data / "0.tif"], outputs, trained.model).failures
+    written = read(tmp_path / "out" / "0_restored.tif")
+    assert (written.axes, written.shape) == ("TYX", series.shape)
+
+
+def test_times_are_told_of_and_want_a_network_of_stacks(tmp_path) -> None:
+    data, lines = movies(tmp_path / "data"), []
+    with pytest.raises(AbbeError, match="takes planes; expected a network of stacks"):
+        train("noise2void", data, overrides=SHORT | {"data.depth": "time"}, out=tmp_path / "run", tell=print)
+    shape = {"method": "noise2void_3d", "network.base": 4, "network.depth": 1, "train.crop": [8, 24, 24]}
+    train("noise2void", data, overrides=SHORT | shape | {"train.steps": 1}, out=tmp_path / "run", tell=lines.append)
+    assert any("--data.depth time" in line for line in lines)
+
+
 def test_lines_keep_their_direction(tmp_path) -> None:
     from abbe.learn import describe, starting_method
 
@@ -88,7 +136,13 @@ def test_two_channels_have_two_networks(tmp_path) -> None:
 
 def test_recipes_of_noisy_images_begin() -> None:
     names = {summary.name for summary in list_recipes()}
-    assert {"noise2void", "n2v2", "structn2v", "noise2void_bsd68"} <= names
+    assert {"noise2void", "n2v2", "structn2v", "noise2void_bsd68", "noise2void_library"} <= names
+
+
+def test_the_recipe_of_the_library_has_its_options() -> None:
+    recipe = load_recipe("noise2void_library")
+    assert build_config(Noise2VoidOptions, recipe.options, "recipe") == LIBRARY
+    assert describe(recipe).config == dataclasses.asdict(VARIANTS["noise2void_library"])
 
 
 def test_no_images(tmp_path) -> None:

@@ -10,14 +10,16 @@ import tifffile
 from scipy import ndimage
 
 from abbe.api import load, train
-from abbe.data.clean import find_clean_images
+from abbe.data.clean import WORDS, find_clean_images
 from abbe.data.normalize import Normalization
 from abbe.data.scenes import SimulatedScene
 from abbe.errors import AbbeError
 from abbe.learn import describe, starting_method
 from abbe.learn_restoration import (
     RestorationSamples,
+    RestorationValidation,
     find_restoration_source,
+    restoration_samples,
     restoration_training_data,
     restored,
 )
@@ -82,11 +84,38 @@ def test_pairs_share_the_bad_images_statistics(tmp_path) -> None:
     assert sample.image[1].std() < 1  # what is noise in the bad one
 
 
-def test_pairs_of_two_sizes_are_refused(tmp_path) -> None:
-    folder = pairs(tmp_path, 1)
-    tifffile.imwrite(folder / "noisy" / "0.tif", np.zeros((20, 48), np.uint16))
-    with pytest.raises(AbbeError, match="expected equal"):
-        RestorationSamples(find_clean_images(folder), Normalization(), 1)[0]
+def test_pairs_of_two_sizes_are_refused_before_the_training(tmp_path) -> None:
+    pairs(tmp_path / "train", 2)
+    held = pairs(tmp_path / "val", 1)
+    tifffile.imwrite(held / "noisy" / "0.tif", np.zeros((20, 48), np.uint16))
+    said = r"noisy.0\.tif: 20 x 48 pixels, but .*clean.0\.tif has 48 x 48 pixels; expected equal sizes"
+    with pytest.raises(AbbeError, match=said):
+        train("dncnn_s", tmp_path, overrides=SHORT, out=tmp_path / "run", tell=str)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("make", [good_images, pairs])
+def test_pixels_without_a_value_are_left_out_and_no_black_squares(tmp_path, make) -> None:
+    folder = make(tmp_path, 1)
+    for path in folder.rglob("*.tif"):
+        pixels = tifffile.imread(path).astype(np.float32) + 1000
+        pixels[10:20, 5:9] = np.nan
+        tifffile.imwrite(path, pixels)
+    sample = RestorationSamples(find_clean_images(folder), Normalization("percentile"), 1)[0]
+    hole = np.s_[10:20, 5:9]
+    assert sample.ignore.sum() == sample.ignore[hole].sum() == 40
+    assert sample.image[-1][hole].min() > np.quantile(sample.image[-1], 0.02)
+    recipe = load_recipe("dncnn_s", SHORT | {"data.paths": [str(folder)]})
+    method = starting_method(recipe, describe(recipe))
+    source = find_restoration_source(recipe, str)
+    validation = RestorationValidation(restoration_samples(recipe, method, source.train), 0)
+    assert np.isfinite(list(validation(method).values())).all()
+
+
+def test_an_image_without_any_value_is_refused(tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((9, 9), np.nan, np.float32))
+    with pytest.raises(AbbeError, match=r"a\.tif: no pixel has a value"):
+        RestorationSamples(find_clean_images(tmp_path), Normalization(), 1)[0]
 
 
 def test_tiles_equal_the_whole(monkeypatch) -> None:
@@ -101,22 +130,47 @@ def test_tiles_equal_the_whole(monkeypatch) -> None:
     np.testing.assert_allclose(restored(predictor, image)[inner], whole[inner], atol=1e-5)
 
 
-def test_swapped_pairs_are_told(tmp_path) -> None:
-    folder, told = pairs(tmp_path / "data"), []
+def told_of(folder: Path) -> str:
+    lines: list[str] = []
+    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(folder)]}), lines.append)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("bad", "good"), [pair for pair in WORDS if "blur" not in pair[0]])
+def test_swapped_pairs_are_told(tmp_path, bad, good) -> None:
+    folder = pairs(tmp_path)
     (folder / "noisy").rename(folder / "other")
-    (folder / "clean").rename(folder / "noisy")
-    (folder / "other").rename(folder / "clean")
-    recipe = load_recipe("dncnn_s", {"data.paths": [str(folder)]})
-    find_restoration_source(recipe, told.append)
-    assert any("swapped?" in line for line in told)
-    right, silent = pairs(tmp_path / "right"), []
-    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(right)]}), silent.append)
-    assert not any("swapped" in line for line in silent)
+    (folder / "clean").rename(folder / bad)
+    (folder / "other").rename(folder / good)
+    assert "swapped?" in told_of(folder)
+    (folder / bad).rename(folder / "other")
+    (folder / good).rename(folder / bad)
+    (folder / "other").rename(folder / good)
+    assert "swapped?" not in told_of(folder)
+
+
+@pytest.mark.parametrize("words", [("blur", "sharp"), ("input", "target")])
+def test_blurred_images_have_less_noise_and_are_not_swapped(tmp_path, words) -> None:
+    """Wherever they lie: "raw" in the path of the data says nothing of the pairs."""
+    folder, generator = tmp_path / "raw" / "data", np.random.default_rng(0)
+    for word in words:
+        (folder / word).mkdir(parents=True)
+    for seed in range(3):
+        sharp = np.kron(generator.random((4, 4)), np.ones((24, 24))) + generator.normal(0, 0.01, (96, 96))
+        images = (ndimage.gaussian_filter(sharp, 2), sharp)
+        for word, image in zip(words, images, strict=True):
+            tifffile.imwrite(folder / word / f"{seed}.tif", image.astype(np.float32))
+    assert "swapped?" not in told_of(folder)
 
 
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:
-    with pytest.raises(AbbeError, match=r"25\.5 here"):
+    with pytest.raises(AbbeError, match=r'write "\[0, 25\.5\]"'):
         train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "[0.0, 0.1]"}, out=tmp_path / "run")
+
+
+def test_one_number_for_a_range_is_told_how_to_be_written(tmp_path) -> None:
+    with pytest.raises(AbbeError, match=r'options.sigma: .*found 25; for 25 alone write "\[25, 25\]"'):
+        train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "25"}, out=tmp_path / "run")
 
 
 # ------------------------------------------------------------------------------------------------ simulated scenes

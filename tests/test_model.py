@@ -22,7 +22,7 @@ from scipy import ndimage
 import abbe
 from abbe import model as model_module
 from abbe import segmentation as segmentation_module
-from abbe.api import translate
+from abbe.api import restore, translate
 from abbe.batch import Outputs
 from abbe.data import stored_labels
 from abbe.data.read import read
@@ -31,10 +31,11 @@ from abbe.data.stored_labels import StoredLabels
 from abbe.errors import AbbeError
 from abbe.folders import segment_files
 from abbe.methods.attention import roformer
+from abbe.methods.restoration.nafnet import VARIANTS
 from abbe.methods.segmentation.instances import InstanceSegmentation
-from abbe.model import Model, load_model
+from abbe.model import Model, build_method, load_model
 from abbe.segmentation import Canvas, Numbering
-from abbe.settings import ImageSettings, SegmentSettings
+from abbe.settings import ImageSettings, RestoreSettings, SegmentSettings
 from abbe.tiling.merge import Finished
 from abbe.weights.file import Description, read_model, save_model
 from abbe.weights.tables.roformer import TRANSFORMERS
@@ -329,6 +330,20 @@ def test_progress_rises_to_one(bright: Model, discs: Draw) -> None:
 def test_a_tile_that_is_too_small_is_told(bright: Model, discs: Draw) -> None:
     with pytest.raises(AbbeError, match="tile of 32 px leaves nothing beside the halo .* choose --tile"):
         bright.predict(discs()[0], SegmentSettings(device="cpu", precision="exact", tile=32))
+
+
+def test_tiles_are_refused_to_a_network_that_needs_the_whole_image() -> None:
+    """NAFNet's means are over all of it; with windows (TLC) it takes tiles."""
+    for local in (None, 16):
+        config = dataclasses.asdict(dataclasses.replace(VARIANTS["nafnet_tiny"], local=local, in_channels=1))
+        description = Description("tiny", "nafnet_tiny", config=config, objective="restoration")
+        model = Model(build_method(description), description)
+        assert model.tile(RestoreSettings(device="cpu")) == (1280, 1280)
+        if local:
+            assert model.tile(RestoreSettings(tile=64)) == (64, 64)
+        else:
+            with pytest.raises(AbbeError, match=r"^--tile 64: model 'tiny' needs the whole image.*--network.local"):
+                restore(np.zeros((80, 80), np.uint8), model, tile=64)
 
 
 def test_an_error_in_the_middle_leaves_no_thread(bright: Model, plain: SegmentSettings) -> None:

@@ -25,7 +25,7 @@ from abbe.methods.catalog import entry, module_of
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.reproduce.run import reproduce
-from abbe.restoration import Restorer
+from abbe.restoration_in_time import restorer_for
 from abbe.segmentation import Segmentation
 from abbe.settings import (
     ClassifySettings,
@@ -316,12 +316,12 @@ def restore(
             raise AbbeError(
                 f"{', '.join(asked) or 'train_on'}: a model was given, which learns no more; leave out either"
             )
-        return Restorer(model if isinstance(model, Model) else load(model)).restore(image, chosen).pixels
+        return restorer_for(model if isinstance(model, Model) else load(model)).restore(image, chosen).pixels
     from abbe.self_training import learn_to_restore  # brings the trainer, which nothing else needs
 
     with tempfile.TemporaryDirectory() as name:
         learned = learn_to_restore(list(train_on) or [image], Path(name), chosen, learning, progress=False)
-        return Restorer(learned.model).restore(image, chosen).pixels
+        return restorer_for(learned.model).restore(image, chosen).pixels
 
 
 def translate(texts: Sequence[str], model: str | Path | Model) -> list[str]:

@@ -23,7 +23,8 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.restoration import Restored, Restorer, denoises
+from abbe.restoration import Restored, denoises
+from abbe.restoration_in_time import restorer_for
 from abbe.restore_batch import RestoreBatch
 from abbe.self_training import learn_to_restore
 from abbe.settings import (
@@ -342,7 +343,7 @@ def restore_files(
                 "--method, --target, --psf, --seed)"
             )
         loaded = load_model(model)
-    restorer, device = Restorer(loaded), loaded.predictor(chosen).device
+    restorer, device = restorer_for(loaded), loaded.predictor(chosen).device
     title = f"{_images(len(found)).capitalize()} restored"
     batch = RestoreBatch(
         outputs,

@@ -37,6 +37,7 @@ from abbe.learn_classes import (
 from abbe.learn_input import colours_of, settle_input
 from abbe.learn_noisy import OBJECTIVES as NOISY
 from abbe.learn_noisy import (
+    axes_of,
     find_noisy_images,
     noisy_training_data,
     noisy_validation_data,
@@ -225,10 +226,12 @@ def restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
 
 def noisy_lesson(recipe: Recipe, images: Sequence[Series], tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on noisy images alone, which may be those that are to be restored."""
+    if axes_of(recipe) == 3 and all(series[0].extents[0] == 1 and "T" in series.axes for series in images):
+        tell("warning: series of planes, seen one by one; --data.depth time gives their times as the third axis")
     pieces = settle_noisy(recipe, images, tell)
     description = describe(recipe)
     method = starting_method(recipe, description, tell)
-    description.axes = "CYX" if len(method.geometry.multiple) == 2 else "CZYX"
+    description.axes = {2: "CYX", 3: "CTYX" if recipe.data.depth == "time" else "CZYX"}[len(method.geometry.multiple)]
     frames = sum(map(len, images))
     plan = f"learning from {len(pieces.train)} pieces of {frames} frame{'s' * (frames != 1)} of {len(images)} images"
     return Lesson(

@@ -11,7 +11,9 @@ from abbe.data.augment import AugmentConfig
 from abbe.data.datasets import SPLITS, TrainingDataset
 from abbe.data.inputs import find_images
 from abbe.data.noisy import NoisyPieces, take_pieces
+from abbe.data.read import read
 from abbe.data.select import ALL, Series, select
+from abbe.data.times import times_as_planes, with_times
 from abbe.errors import AbbeError
 from abbe.methods.catalog import entry, variant
 from abbe.settings import ImageSettings
@@ -53,7 +55,14 @@ def find_noisy_images(recipe: Recipe) -> list[Series]:
     found = [one.path for one in find_images(recipe.data.paths) if not _is_for_testing(one.path)]
     if not found:
         raise AbbeError(f"{recipe.data.paths[0]}: only images for testing; expected some in train")
-    return open_frames(found, ImageSettings(), axes_of(recipe))
+    if recipe.data.depth == "z":
+        return open_frames(found, ImageSettings(), axes_of(recipe))
+    if axes_of(recipe) == 2:
+        raise AbbeError(
+            f'recipe {recipe.name}: data.depth is "time", but {recipe.method} takes planes; expected a network of '
+            "stacks, such as --method noise2void_3d"
+        )
+    return open_frames([times_as_planes(with_times(read(path))) for path in found], ImageSettings(), 3)
 
 
 def open_frames(images: Sequence[Any], settings: ImageSettings, axes: int) -> list[Series]:

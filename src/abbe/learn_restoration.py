@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from abbe.data.augment import AugmentConfig
 from abbe.data.channels import match_channels
-from abbe.data.clean import CleanImage, find_clean_images
+from abbe.data.clean import CleanImage, check_sizes, find_clean_images
 from abbe.data.datasets import TrainingDataset, split, whole_plane, whole_volume
 from abbe.data.image import Image
 from abbe.data.normalize import Normalization
@@ -33,12 +33,16 @@ from abbe.train.settings import build_config
 
 TILE = {2: 512, 3: 64}
 """Pixels per side that the network sees at once in validation, by spatial axes."""
-NOISY = re.compile(r"(?<![a-z])(noisy|low|raw)(?![a-z])", re.IGNORECASE)
-"""Names of bad images that have more noise than good ones: blurred ones have less."""
+NOISY = ("noisy", "low", "raw")
+"""What bad images are called that have more noise than good ones."""
+BLURRED = ("blur", "blurred")
+"""What those are called that have less."""
 PAIRS = 5
 """Pairs whose noise is compared."""
 SWAPPED = 2.0
 """By what factor the noise of a good image is suspiciously above that of its bad one."""
+NOISE_ALONE = 1.2
+"""Up to what factor of a good image's noise all that a bad one lacks is noise: detail would add to it."""
 SIMULATED = ("train", "val", "seed")
 """What ``data.simulated`` says of scenes: how many in each part, and which."""
 Good = CleanImage | SimulatedScene
@@ -75,7 +79,9 @@ def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> Rest
     alone = len(train) + len(held) - both
     parts = [f"{both} pairs of a bad and a good image"] if both else []
     tell(", ".join(parts + ([f"{alone} good images, made worse for each crop"] if alone else [])))
-    if turned := seem_swapped([one for one in train + held if isinstance(one, CleanImage)]):
+    opened = [one for one in train + held if isinstance(one, CleanImage)]
+    check_sizes(opened)
+    if turned := seem_swapped(opened):
         tell(f"warning: {turned}")
     return RestorationSource(train, held, _weights(recipe, [len(folder[0]) for folder in folders]))
 
@@ -118,19 +124,30 @@ def _weights(recipe: Recipe, sizes: Sequence[int]) -> list[float] | None:
 
 
 def seem_swapped(pairs: Sequence[CleanImage]) -> str:
-    """Say so where most of a few pairs have more noise in the good image than in the one that is called noisy."""
-    looked_at = [one for one in pairs if one.worse is not None and NOISY.search(str(one.worse))][:PAIRS]
-    more = 0
-    for pair in looked_at:
-        try:
-            good, bad = (estimate_noise(_one_plane(read(path))) for path in (pair.clean, pair.worse))
-        except AbbeError:
-            continue
-        more += good.deviation(good.level) > SWAPPED * bad.deviation(bad.level)
-    if not looked_at or 2 * more <= len(looked_at):
+    """Say so where most of a few pairs look as if the good image were the bad one."""
+    looked_at = [one for one in pairs if one.worse is not None and one.word not in BLURRED][:PAIRS]
+    swapped = sum(map(_seems_swapped, looked_at))
+    if not looked_at or 2 * swapped <= len(looked_at):
         return ""
     first = looked_at[0]
     return f"{first.clean} has more noise than {first.worse}, and so have most pairs; are good and bad images swapped?"
+
+
+def _seems_swapped(pair: CleanImage) -> bool:
+    """Look whether the good image has more noise.
+
+    So it may where the bad one is blurred. Unless its name says that it is noisy, it must therefore lack nothing else:
+    blur takes away detail as well.
+    """
+    assert pair.worse is not None
+    good, bad = (_one_plane(read(path)) for path in (pair.clean, pair.worse))
+    try:
+        noise, other = estimate_noise(good), estimate_noise(bad)
+    except AbbeError:  # too small for it
+        return False
+    more = noise.deviation(noise.level) > SWAPPED * other.deviation(other.level)
+    alone = np.nanstd(good - bad.astype(np.float64)) < NOISE_ALONE * noise.deviation(np.nanmean(good))
+    return bool(more and (pair.word in NOISY or alone))
 
 
 def _one_plane(image: Image) -> np.ndarray:
@@ -177,18 +194,35 @@ class RestorationSamples:
         opened = read(image.clean)
         clean = whole_volume(opened) if self.volume else whole_plane(opened)
         if image.worse is None:
-            pixels = self._matched(self.normalization.normalize(clean), image.clean)
-            return Sample(pixels, pixel_size=_pixel_size(opened.pixel_size, self.volume), name=image.name)
+            filled, unknown = fill_unknown(clean, image.clean)
+            pixels = self._matched(self.normalization.measure(clean).apply(filled), image.clean)
+            size = _pixel_size(opened.pixel_size, self.volume)
+            return Sample(pixels, ignore=unknown, pixel_size=size, name=image.name)
         bad = read(image.worse)
         worse = whole_volume(bad) if self.volume else whole_plane(bad)
-        if worse.shape != clean.shape:
-            raise AbbeError(f"{image.worse}: {worse.shape} pixels, but {image.clean} has {clean.shape}; expected equal")
         statistics = self.normalization.measure(worse)
-        sides = [self._matched(statistics.apply(one), image.worse) for one in (worse, clean)]
-        return Sample(np.concatenate(sides), name=image.name, extra={CLEAN: self.in_channels})
+        both = [fill_unknown(worse, image.worse), fill_unknown(clean, image.clean)]
+        sides = [self._matched(statistics.apply(filled), image.worse) for filled, _ in both]
+        holes = [unknown for _, unknown in both if unknown is not None]
+        ignore = np.logical_or.reduce(holes) if holes else None
+        return Sample(np.concatenate(sides), ignore=ignore, name=image.name, extra={CLEAN: self.in_channels})
 
     def _matched(self, pixels: np.ndarray, path: Path) -> np.ndarray:
         return np.ascontiguousarray(match_channels(pixels, self.in_channels, path.name))
+
+
+def fill_unknown(pixels: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Give pixels (C, ...) without a value that of the nearest one which has any, lest they be learnt as black.
+
+    Gives also where they are, bool without channels, or None where all have a value.
+    """
+    unknown = ~np.isfinite(pixels).all(axis=0)
+    if not unknown.any():
+        return pixels, None
+    if unknown.all():
+        raise AbbeError(f"{path}: no pixel has a value (NaN); leave the image out")
+    nearest = ndimage.distance_transform_edt(unknown, return_distances=False, return_indices=True)
+    return pixels[:, *nearest], unknown
 
 
 def _pixel_size(known: dict[str, float], volume: bool) -> tuple[float, ...] | None:

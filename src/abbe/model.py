@@ -200,7 +200,18 @@ class Model:
         return f'in Python, abbe.load("{self.path or self.name}").method.network reads tokens (B, N)'
 
     def tile(self, settings: ComputeSettings) -> tuple[int, ...]:
-        """Give the pixels per axis that the network sees at once."""
+        """Give the pixels per axis that the network sees at once.
+
+        Raises
+        ------
+        AbbeError
+            When tiles are asked for, but the network needs the whole image.
+        """
+        if settings.tile and self.method.geometry.halo is None:
+            raise AbbeError(
+                f"--tile {settings.tile}: model {self.name!r} needs the whole image, and tiles would not agree; leave "
+                "it out, or train one that takes tiles (of NAFNet, with --network.local and the extent of its crops)"
+            )
         chosen = settings.tile or TILE[self.dimensions, choose_device(settings.device)]
         if isinstance(chosen, int):
             return (chosen,) * self.dimensions

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -106,6 +107,23 @@ def test_interrupt_saves_and_can_be_resumed(
     assert "--resume" in (tmp_path / "run" / "log.jsonl").read_text()
     toy.train(tmp_path / "run", resume=True)
     assert equal(final_state(tmp_path / "run"), final_state(uninterrupted))
+
+
+@pytest.mark.parametrize("step", [13, 17])  # 17 is the last step of an epoch
+def test_a_run_that_follows_plateaus_resumes_to_the_same_end(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    monkeypatch.setattr("abbe.train.schedule.PATIENCE", 1)
+    monkeypatch.setattr("abbe.train.schedule.BETTER", 1e9)  # nothing is good enough
+    whole = toy.train(tmp_path / "whole", epochs=4, schedule="plateau")
+    rates = whole.history["learning_rate"].to_numpy()
+    np.testing.assert_allclose(rates, 1e-2 * np.array([1, 1, 0.5, 0.25]))
+    method = toy.Toy()
+    method.signals = {step: signal.SIGINT}
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(tmp_path / "run", method, epochs=4, schedule="plateau")
+    toy.train(tmp_path / "run", epochs=4, schedule="plateau", resume=True)
+    assert equal(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("which", [2, 3])  # 3 is the last

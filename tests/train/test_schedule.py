@@ -6,11 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from abbe.methods.attention.transformer import learning_rate
 from abbe.train.recipe import TrainConfig
-from abbe.train.schedule import build_optimizers, learning_rate_factor, set_learning_rate
+from abbe.train.schedule import (
+    BETTER,
+    PATIENCE,
+    build_optimizers,
+    halvings,
+    learning_rate_factor,
+    set_learning_rate,
+)
 
 
 def factors(total: int, warmup: int, schedule: str) -> list[float]:
@@ -44,6 +53,20 @@ def test_inverse_root_is_the_transformer_s() -> None:
     highest = learning_rate(40, 64, warmup=40)
     expected = [learning_rate(step, 64, warmup=40) / highest for step in range(1, 201)]
     assert factors(200, 40, "inverse_root") == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([0.5, 1.0, 1.00005, 2.0, float("nan")]), max_size=60), st.sampled_from(["min", "max"]))
+def test_plateaus_are_torch_s(scores: list[float], mode: str) -> None:
+    """Of torch, whose patience is one less than Keras' for the same course."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode, 0.5, PATIENCE - 1, threshold=BETTER, threshold_mode="abs", eps=0
+    )
+    for score in scores:
+        reference.step(score)
+    found = learning_rate_factor(5, total=9, warmup=2, schedule="plateau", halved=halvings(scores, mode))
+    assert found == optimizer.param_groups[0]["lr"]
 
 
 def test_only_matrices_and_kernels_decay_under_adamw() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,9 @@ def test_bundled_models_are_small_and_have_a_card(name: str) -> None:
     assert path.stat().st_size <= 8 * 2**20
     assert read_description(path).name == name
     assert read_card(name).startswith("#")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_cards_tell_the_licences_of_all_data(name: str) -> None:
+    for licence in re.findall(r"\((.+?)\)", RECORDS[name].licence):
+        assert licence in read_card(name)

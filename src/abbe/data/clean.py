@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from abbe.data.datasets import IMAGE_SUFFIXES, SPLITS
+from abbe.data.image import Image
+from abbe.data.read import read
 from abbe.errors import AbbeError
 
 WORDS = (
@@ -37,6 +39,8 @@ class CleanImage:
     """Path below the folder that was searched, without suffix."""
     split: str = ""
     """train, val or test where a folder on the way says so."""
+    word: str = ""
+    """What its folder or the end of its name calls the bad one, of ``WORDS``."""
 
 
 def find_clean_images(folder: str | Path) -> list[CleanImage]:
@@ -83,7 +87,29 @@ def _paired(bad: dict[str, Path], good: dict[str, Path], root: Path, words: tupl
     if alone:
         told = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
         raise AbbeError(f"{root}: {told}: not both {words[0]} and {words[1]}; expected equal stems on both sides")
-    return [CleanImage(good[name], bad[name], name, _split(good[name], root)) for name in sorted(good)]
+    return [CleanImage(good[name], bad[name], name, _split(good[name], root), words[0]) for name in sorted(good)]
+
+
+def check_sizes(images: Iterable[CleanImage]) -> None:
+    """Compare the extents of the two images of every pair, without reading pixels.
+
+    Raises
+    ------
+    AbbeError
+        For the first pair of two sizes, or when an image of a pair cannot be opened.
+    """
+    for pair in images:
+        if pair.worse is not None:
+            worse, clean = (spell_size(read(path)) for path in (pair.worse, pair.clean))
+            if worse != clean:
+                raise AbbeError(f"{pair.worse}: {worse}, but {pair.clean} has {clean}; expected equal sizes")
+
+
+def spell_size(image: Image) -> str:
+    """Say the extents of an image without axes of one: "90 x 96 pixels", of several channels also their number."""
+    extents = [str(n) for axis, n in zip(image.axes, image.shape) if axis in "YX" or (axis != "C" and n > 1)]
+    channels = f"{image.n_channels} channels of " if image.n_channels > 1 else ""
+    return f"{channels}{' x '.join(extents)} pixels"
 
 
 def _name(path: Path, root: Path) -> str:

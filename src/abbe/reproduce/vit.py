@@ -115,7 +115,7 @@ def judged(learned: pd.DataFrame, far: pd.DataFrame, tested: int) -> tuple[bool,
     sentence = (
         f"heads {'differ' if apart else 'do not differ'} as in the paper: those of the first {third} of {len(layers)} "
         f"layers look {low.min():.1f} to {low.max():.1f} px far, {first:.1f} on average, those of the last {third} "
-        f"{last:.1f} (all places alike: {evenly():.1f}); positions {'are' if needed else 'are not clearly'} needed: with "
+        f"{last:.1f} (all places alike: {evenly():.1f}); positions are {'' if needed else 'not clearly '}needed: with "
         f"learned ones {right[0]} of the held-out pictures are right, without {right[1]} (standard error of the "
         f"difference {100 * error:.1f} %; {BUDGET.seeds} seed{'s' * (BUDGET.seeds > 1)})."
     )

@@ -37,6 +37,7 @@ from abbe.train.processes import Processes
 from abbe.train.progress import Display, Log, spell_values
 from abbe.train.recipe import TrainConfig
 from abbe.train.run_folder import RunFolder
+from abbe.train.schedule import halvings
 from abbe.train.sharding import is_split, load_whole, load_whole_optimizer, whole
 
 SECONDS_BETWEEN_DRAWINGS = 30.0
@@ -142,6 +143,7 @@ class TrainingLoop(lightning.Callback):
             self.saved = None  # frees a second copy of the weights
         else:
             seed_everything(self.config.seed + self.processes.rank)
+        self._count_plateaus(module)
         with self.processes.together():
             if self._ends_epoch(module.step) and self._epoch(module.step) > self.standing.epochs_done:
                 self._finish_epoch(trainer, module)  # the run ended during a validation
@@ -197,10 +199,16 @@ class TrainingLoop(lightning.Callback):
         row["seconds"] = round(time.monotonic() - self.epoch_began, 3)
         self.standing.history.append(row)
         self.standing.epochs_done = epoch
+        self._count_plateaus(module)
         self.losses.reset()
         self.epoch_began = time.monotonic()
         self._record(module, row)
         trainer.should_stop = trainer.should_stop or self.stopped_early or self.clock.over
+
+    def _count_plateaus(self, module: TrainedMethod) -> None:
+        """Count them from the history, which a checkpoint keeps, so that a resumed run goes on at the same rate."""
+        scores = [row[self.watch.name] for row in self.standing.history if self.watch.name in row]
+        module.halved = halvings(scores, self.watch.mode)
 
     def _record(self, module: TrainedMethod, row: dict[str, float]) -> None:
         self._save(module)

@@ -41,6 +41,7 @@ class TrainedMethod(lightning.LightningModule):
         self.config = config
         self.clock = clock
         self.step = clock.start
+        self.halved = 0  # of a schedule that follows plateaus
         self.processes = processes or Processes(TrainConfig())
         self.named_optimizers: dict[str, torch.optim.Optimizer] = {}
 
@@ -105,7 +106,9 @@ class TrainedMethod(lightning.LightningModule):
 
     def _factor(self) -> float:
         c, total = self.config, self.clock.expected(self.step)
-        return learning_rate_factor(self.step, total=total, warmup=c.warmup_steps, schedule=c.schedule)
+        return learning_rate_factor(
+            self.step, total=total, warmup=c.warmup_steps, schedule=c.schedule, halved=self.halved
+        )
 
 
 def _losses(

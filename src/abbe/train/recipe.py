@@ -76,8 +76,9 @@ class TrainConfig:
     """Factor of the learning rate from each block of the network to the one before it, head to input; 1: one rate."""
     warmup_steps: int = 0
     """Steps during which the learning rate rises linearly to its highest value."""
-    schedule: Literal["cosine", "constant", "inverse_root"] = "cosine"
-    """Course of the learning rate after the warm-up: half a cosine down to zero, constant, or as 1 / √step."""
+    schedule: Literal["cosine", "constant", "inverse_root", "plateau"] = "cosine"
+    """Course of the learning rate after the warm-up: half a cosine down to zero, constant, as 1 / √step, or halved
+    after ten validations without a better score."""
     gradient_clip: float = 1.0
     """Largest L2 norm of the gradient of all parameters together; 0: unlimited."""
     ema_decay: float = 0.999
@@ -163,6 +164,9 @@ class DataConfig:
     """What the data is and under which licence, for the model's card."""
     in_channels: int = 1
     """Channels that the network takes."""
+    depth: Literal["z", "time"] = "z"
+    """Of noisy images: what a network of stacks takes as its third axis, the planes of a stack or the times of a
+    series; the model keeps it."""
     normalization: dict[str, Any] = field(default_factory=dict)
     """Settings of the normalisation of intensities, by the names of its own configuration."""
     augment: dict[str, Any] = field(default_factory=dict)

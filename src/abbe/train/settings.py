@@ -75,7 +75,17 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     try:
         return _convert(value, annotation, where)
     except (ValueError, TypeError, KeyError):
-        raise AbbeError(f"{where}: expected {_spell(annotation)}, found {value!r}") from None
+        raise AbbeError(
+            f"{where}: expected {_spell(annotation)}, found {value!r}{_repeated(value, annotation)}"
+        ) from None
+
+
+def _repeated(value: Any, annotation: Any) -> str:
+    """Say how to write a single number where a range is wanted."""
+    members, number = typing.get_args(annotation), literal(value) if isinstance(value, str) else value
+    if typing.get_origin(annotation) is not tuple or Ellipsis in members or type(number) not in (int, float):
+        return ""
+    return f'; for {number:g} alone write "[{", ".join([f"{number:g}"] * len(members))}]"'
 
 
 def _convert(value: Any, annotation: Any, where: str) -> Any:

@@ -31,6 +31,12 @@ def gain_of_training() -> Callable[..., float]:
     return measure
 
 
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """An image in 0 to 1 without fine detail, (1, Y, X) float32."""
+    return 0.5 + 0.15 * smooth_picture()
+
+
 def smooth_picture() -> np.ndarray:
     """Draw a random field without fine detail, (1, Y, X), mean 0 and deviation 1."""
     field = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(EXTENT, EXTENT)), 3.0, mode="wrap")

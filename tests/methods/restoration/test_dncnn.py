@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import abbe
 from abbe.methods.restoration.dncnn import VARIANTS, DnCNNConfig, build
 from abbe.nn.fold import fold_batch_norm
 from abbe.nn.receptive_field import receptive_halo
+from abbe.weights.published import weights_folder
 from abbe.weights.rename import recognise
 from abbe.weights.tables.dncnn import LAYOUTS, PUBLISHED
 
@@ -98,6 +101,21 @@ def test_published_sizes(record) -> None:
     with torch.device("meta"):
         network = build(replace(VARIANTS[record.network], **record.config))
     assert sum(p.numel() for p in network.parameters()) == record.parameters
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda record: record.name)
+def test_published_files_denoise_where_they_are_at_hand(record, picture: np.ndarray) -> None:
+    """In the folder of published weights, $ABBE_WEIGHTS or its usual place; noise of their level, 25 of the blind."""
+    path = weights_folder() / record.name
+    if not path.exists():
+        pytest.skip(f"{path} is not there; {record.address}")
+    network = abbe.create(record.network, weights=path).eval()
+    level = next((level for level in (15, 25, 50) if str(level) in record.name), 25) / 255
+    clean = torch.from_numpy(picture)[None].expand(-1, network.in_channels, -1, -1)
+    noisy = clean + level * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before, after = ((image - clean).square().mean().log10() for image in (noisy, network(noisy)))
+    assert 10 * (before - after) > 6
 
 
 @pytest.mark.parametrize(("name", "field"), [("dncnn_s", 35), ("dncnn_b", 41)])

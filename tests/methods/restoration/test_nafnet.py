@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from abbe.errors import AbbeError
 from abbe.methods.restoration.nafnet import VARIANTS, NAFNet, NAFNetConfig, build, psnr_loss
 from abbe.nn.receptive_field import receptive_halo
 from abbe.weights.load import load_strict
+from abbe.weights.published import Published, weights_folder
 from abbe.weights.rename import recognise
 from abbe.weights.tables.nafnet import LAYOUTS, PUBLISHED
 
@@ -303,6 +305,23 @@ def test_published_files_load(file: Path, drawn: Any) -> None:
     assert torch.equal(abbe.create("nafnet_tiny", weights=file)(x), drawn(TINY)(x))
     local = abbe.create("nafnet_tiny", weights=file, local=256)
     assert local.local == 256
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda record: record.name)
+def test_published_files_restore_where_they_are_at_hand(record: Published, picture: np.ndarray) -> None:
+    """In the folder of published weights, $ABBE_WEIGHTS or its usual place.
+
+    Noise goes from an image without detail where they know it; to blur there is nothing in it, and it stays as it is.
+    """
+    path = weights_folder() / record.name
+    if not path.exists():
+        pytest.skip(f"{path} is not there; {record.address}")
+    network = abbe.create(record.network, weights=path).eval()
+    clean = torch.from_numpy(picture)[None].expand(-1, 3, -1, -1)
+    level = 15 / 255 if record.data == "SIDD" else 0.0
+    with torch.inference_mode():
+        restored = network(clean + level * noise(*clean.shape))
+    assert (restored - clean).square().mean().sqrt() < (level or 0.03) / 1.25
 
 
 def test_a_grey_image_gives_the_mean_of_what_it_gives_as_colour(file: Path, drawn: Any) -> None:

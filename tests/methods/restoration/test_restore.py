@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,26 @@ def test_pairs_are_taken_as_they_are() -> None:
     batch = made(RestorationOptions(), Sample(image, extra={CLEAN: 1}))
     np.testing.assert_array_equal(batch["image"], image[:1])
     np.testing.assert_array_equal(batch["clean"], image[1:])
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2", "psnr"])
+def test_pixels_without_a_value_count_nowhere(loss) -> None:
+    """Whatever the network makes of them: no gradient and no score comes from there."""
+    sample = Sample(np.random.default_rng(0).random((1, 12, 12), np.float32), ignore=np.zeros((12, 12), bool))
+    sample.ignore[3:6, 3:6] = True
+    method = Restoration(Identity(), RestorationOptions(loss=loss))
+    batch = {name: tensor[None] for name, tensor in method.prepare(sample, np.random.default_rng(0)).items()}
+    assert np.array_equal(batch["clean"][0, 0].isnan().numpy(), sample.ignore)
+    image = batch["image"].requires_grad_()
+    method.training_step(batch, generator=torch.Generator())["loss"].backward()
+    assert not image.grad[0, 0][sample.ignore].any()
+    assert image.grad[0, 0][~sample.ignore].all()
+    found = image.detach()[0].numpy()
+    other = np.where(sample.ignore, 100.0, found).astype(np.float32)
+    truth = [{"clean": batch["clean"][0].numpy()}]
+    scores = [method.score([{"restored": one}], truth) for one in (found, other)]
+    assert scores[0]["psnr"] == scores[1]["psnr"] == pytest.approx(20.2, abs=1.5)
+    assert np.isfinite(scores[0]["ssim"])
 
 
 KINDS = ["blur", "motion", "microscope", "micrograph", "enlarged", "jpeg"]
@@ -158,7 +180,20 @@ def test_learns_to_denoise_in_seconds() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"sigma": (0.1, 0.1)}, "25.5"),
+        ({"sigma": (0.1, 0.1)}, r'write "\[25.5, 25.5\]"'),
+        ({"sigma": (5, math.inf)}, "from 5 to inf; expected a range of 0 to 255"),
+        ({"sigma": (300, 4000)}, "not in its grey values"),
+        ({"photons": (0, 100)}, "photons above 0"),
+        ({"quality": (0, 200)}, "1 to 100"),
+        ({"factors": ()}, "1 or more"),
+        ({"factors": (0.0,)}, "1 or more"),
+        ({"factors": (-2.0,)}, "1 or more"),
+        ({"numerical_aperture": 0.0}, "above 0 and below the index"),
+        ({"refractive_index": 1.0}, "1.4 with options.refractive_index 1; .* below the index"),
+        ({"emission": 0.52}, "expected nm, .* 520 meant"),
+        ({"emission": 5e6}, "expected nm, from 200 to 2000$"),
+        ({"pixel_size": (0.1,)}, r"\(Y, X\) or \(Z, Y, X\)"),
+        ({"pixel_size": (0.1, 0.0)}, "µm above 0"),
         ({"sigma": (30, 20)}, "range"),
         ({"kinds": ()}, "empty"),
         ({"haze": (0.0, 1.5)}, "at most 1"),

@@ -304,7 +304,7 @@ def check_options(share: float, radius: int) -> None:
 
 
 LIBRARY = Noise2VoidOptions(share=0.015, radius=5, loss="mae")
-"""What the authors' library takes unless told otherwise."""
+"""What the authors' library takes unless told otherwise; the recipe ``noise2void_library`` has it."""
 
 
 class Noise2Void(nn.Module):

@@ -84,20 +84,52 @@ class RestorationOptions:
     def __post_init__(self) -> None:
         if not self.kinds:
             raise AbbeError("options.kinds is empty; expected at least one way to make a clean image worse")
-        for name in ("sigma", "photons", "quality", "blur", "motion", "resolution", "haze"):
-            low, high = getattr(self, name) or (0, 0)
-            if not 0 <= low <= high:
-                raise AbbeError(f"options.{name}: from {low:g} to {high:g}; expected a range that begins at 0 or above")
-        if self.haze[1] > 1 or (self.resolution and self.resolution[0] == 0):
-            raise AbbeError(
-                f"options.haze {self.haze}, options.resolution {self.resolution}; expected a share of at most 1 of the "
-                "light, and distances above 0 pixels"
-            )
+        if not self.factors or not all(1 <= factor < math.inf for factor in self.factors):
+            raise AbbeError(f"options.factors: {self.factors}; expected by how much to shrink, each 1 or more")
+        for name, (least, most, expected) in RANGES.items():
+            low, high = getattr(self, name) or (least, most)
+            if not least <= low <= high <= most:
+                raise AbbeError(
+                    f"options.{name}: from {low:g} to {high:g}; expected a range of {expected}, the smaller one first"
+                )
         if 0 < self.sigma[1] < 1:
+            meant = ", ".join(f"{level * GREY:g}" for level in self.sigma)
             raise AbbeError(
-                f"options.sigma: up to {self.sigma[1]:g} of 255, which nobody sees; noise of {self.sigma[1]:g} of the "
-                f"range from 0 to 1 is {self.sigma[1] * GREY:g} here"
+                f"options.sigma: up to {self.sigma[1]:g} of 255, which nobody sees; if it is of the range from 0 to 1, "
+                f'write "[{meant}]"'
             )
+        check_microscope(self)
+
+
+RANGES = {
+    "sigma": (0.0, GREY, "0 to 255, in 1/255 of the image's range, not in its grey values"),
+    "photons": (1e-6, 1e12, "photons above 0"),
+    "quality": (1, 100, "JPEG's 1 to 100"),
+    "blur": (0.0, 1000.0, "0 to 1000 pixels"),
+    "motion": (0.0, 1000.0, "0 to 1000 pixels"),
+    "resolution": (1e-3, 1000.0, "distances above 0 pixels, at most 1000"),
+    "haze": (0.0, 1.0, "shares of the light, at most 1"),
+}
+"""Least, most and meaning of the options that are ranges."""
+EMISSION = (200.0, 2000.0)
+"""Shortest and longest wavelength, in nm."""
+
+
+def check_microscope(options: RestorationOptions) -> None:
+    """Raise AbbeError where no microscope is like that."""
+    aperture, index, emission = options.numerical_aperture, options.refractive_index, options.emission
+    if not 0 < aperture < index <= 2:
+        raise AbbeError(
+            f"options.numerical_aperture: {aperture:g} with options.refractive_index {index:g}; expected an aperture "
+            "above 0 and below the index of the immersion: 1 air, 1.333 water, 1.518 oil"
+        )
+    if not EMISSION[0] <= emission <= EMISSION[1]:
+        in_nm = EMISSION[0] <= 1000 * emission <= EMISSION[1]
+        asked = f"; is it µm, and {1000 * emission:g} meant?" if in_nm else ""
+        raise AbbeError(f"options.emission: {emission:g}; expected nm, from {EMISSION[0]:g} to {EMISSION[1]:g}{asked}")
+    sizes = options.pixel_size
+    if len(sizes) not in (0, 2, 3) or not all(0 < size < math.inf for size in sizes):
+        raise AbbeError(f"options.pixel_size: {sizes}; expected µm above 0 along (Y, X) or (Z, Y, X), or nothing")
 
 
 class Restoration(nn.Module):
@@ -139,12 +171,17 @@ class Restoration(nn.Module):
         return self.network(x)
 
     def prepare(self, sample: Sample, generator: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Give the image and the clean one; of a clean image alone a version that is worse."""
+        """Give the image and the clean one; of a clean image alone a version that is worse.
+
+        Pixels that a sample marks as ignored are NaN in the clean one, and count in no loss and no score.
+        """
         number = sample.extra.get(CLEAN, 0)
         if number:
             image, clean = sample.image[:-number], sample.image[-number:]
         else:
             image, clean = self.degrade(sample, generator)
+        if sample.ignore is not None:
+            clean = np.where(sample.ignore, np.nan, clean)
         return {"image": _tensor(image), "clean": _tensor(clean)}
 
     def degrade(self, sample: Sample, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +236,7 @@ class Restoration(nn.Module):
     def training_step(self, batch: dict[str, torch.Tensor], *, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Compute the loss, and the PSNR of the batch."""
         restored, clean = self.network(batch["image"]).float(), batch["clean"].float()
+        clean = torch.where(clean.isnan(), restored.detach(), clean)  # no error where nothing is known
         negative = psnr_loss(restored, clean)
         losses = {
             "l2": lambda: (restored - clean).square().mean() / 2,
@@ -220,9 +258,11 @@ class Restoration(nn.Module):
     ) -> dict[str, float]:
         """Measure PSNR (of a range from 0 to 1) and SSIM, the means over images."""
         pairs = [(found["restored"], true["clean"]) for found, true in zip(decoded, truth, strict=True)]
+        known = [np.isfinite(clean) for _, clean in pairs]
+        alike = [(found, np.where(there, clean, found)) for (found, clean), there in zip(pairs, known, strict=True)]
         return {
-            "psnr": float(np.mean([psnr(restored, clean) for restored, clean in pairs])),
-            "ssim": float(np.mean([ssim(restored, clean) for restored, clean in pairs])),
+            "psnr": float(np.mean([psnr(x[there], y[there]) for (x, y), there in zip(pairs, known, strict=True)])),
+            "ssim": float(np.mean([ssim(restored, clean) for restored, clean in alike])),
         }
 
 

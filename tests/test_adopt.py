@@ -201,6 +201,15 @@ def test_a_published_name_is_held_to_its_hash(theirs: Tensors, tmp_path: Path) -
         abbe.create("resnet18", weights=tmp_path / "resnet18-f37072fd.pth")
 
 
+def test_a_licence_for_no_commercial_use_has_to_be_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "vit_b_16_swag-9ac1b537.pth"
+    path.write_bytes(b"something")
+    with pytest.raises(AbbeError, match=r"CC-BY-NC-4\.0, forbids commercial use; .* `abbe convert --accept-license`"):
+        abbe.create("vit_base_patch16_384", weights=path)
+    with pytest.raises(AbbeError, match="not the published file of this name"):
+        abbe.create("vit_base_patch16_384", weights=path, accept_license=True)
+
+
 def test_a_published_file_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ABBE_WEIGHTS", str(tmp_path))
     with pytest.raises(AbbeError, match=r"download https://download\.pytorch\.org/models/resnet18-f37072fd\.pth"):

@@ -18,7 +18,7 @@ from abbe.train.settings import build_config
 from abbe.weights.file import Description, is_model, read_model
 from abbe.weights.foreign import read_foreign
 from abbe.weights.load import load_strict
-from abbe.weights.published import Published, check_hash, find_record, find_weights
+from abbe.weights.published import Published, check_hash, check_licence, find_record, find_weights
 from abbe.weights.rename import Layout, Tensors, recognise
 
 COUNTER = "num_batches_tracked"
@@ -66,7 +66,7 @@ class Content:
         return name if self.layout is None else self.layout.called(name)
 
 
-def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
+def adopt(name: str, weights: str | Path, given: dict[str, Any], *, accept_license: bool = False) -> Adopted:
     """Build a network and load a file of Abbe, or one in a layout that is known for it.
 
     Parameters
@@ -78,15 +78,20 @@ def adopt(name: str, weights: str | Path, given: dict[str, Any]) -> Adopted:
     given
         Fields of the network's config. With ``in_channels`` the filters of the first layer are made to fit; with
         ``num_classes`` a last layer of other classes stays random, and a warning says so.
+    accept_license
+        Also take weights whose licence forbids commercial use.
 
     Raises
     ------
     AbbeError
-        When there is no such file, it is not whole, would run code, or is not of this network.
+        When there is no such file, it is not whole, would run code, or is not of this network; when its licence has to
+        be accepted first.
     """
     known, records = entry(name), published()
     path = find_weights(weights, records, name)
     record = find_record(path, records, name)
+    if record is not None and not accept_license:
+        check_licence(record)
     if record is not None and record.sha256:
         check_hash(path, record)
     content = _of_abbe(path, name) if is_model(path) else _of_others(path, name, record)

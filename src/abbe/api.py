@@ -72,7 +72,7 @@ def load(name: str | Path = "nuclei") -> Model:
     return load_model(name)
 
 
-def create(name: str, *, weights: str | Path | None = None, **config: Any) -> Any:
+def create(name: str, *, weights: str | Path | None = None, accept_license: bool = False, **config: Any) -> Any:
     """Build a bare network of the catalog, its forward as in the paper.
 
     Parameters
@@ -82,6 +82,8 @@ def create(name: str, *, weights: str | Path | None = None, **config: Any) -> An
     weights
         A model file of Abbe, a published file in a layout that is known (``abbe models`` lists them), or the name of
         one that lies in ``~/.cache/abbe/weights`` (``$ABBE_WEIGHTS``); random weights unless given.
+    accept_license
+        Also take weights whose licence forbids commercial use.
     **config
         Fields of the network's config that differ from the published ones. With ``in_channels`` the first filters of
         published weights are summed for one channel, otherwise repeated and scaled; with ``num_classes`` a last layer
@@ -95,10 +97,11 @@ def create(name: str, *, weights: str | Path | None = None, **config: Any) -> An
     Raises
     ------
     AbbeError
-        When there is no such network or field, or the weights cannot be found, read, or do not fit the network.
+        When there is no such network or field, or the weights cannot be found, read, or do not fit the network, or
+        have a licence that has to be accepted first.
     """
     if weights is not None:
-        return adopt(name, weights, config).network
+        return adopt(name, weights, config, accept_license=accept_license).network
     return module_of(entry(name).file).build(config_of(name, config))
 
 
@@ -108,6 +111,7 @@ def convert(
     network: str | None = None,
     *,
     classes: str | Path | Sequence[str] | None = None,
+    accept_license: bool = False,
     **config: Any,
 ) -> Path:
     """Store published weights as a model file of Abbe, with licence, classes and normalisation where they are known.
@@ -123,10 +127,10 @@ def convert(
     classes
         Names of the classes in the order of the outputs, or a file of them: a name on each line, a CSV table with the
         column class, or JSON.
-    **config
+    accept_license, **config
         As for :func:`create`.
     """
-    return convert_weights(weights, to, network, config, classes)
+    return convert_weights(weights, to, network, config, classes, accept_license=accept_license)
 
 
 def export(model: str | Path | Model, to: str, out: str | Path | None = None, *, overwrite: bool = False) -> Exported:

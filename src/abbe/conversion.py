@@ -26,12 +26,14 @@ def convert(
     network: str | None,
     given: dict[str, Any],
     classes: str | Path | Sequence[str] | None = None,
+    *,
+    accept_license: bool = False,
 ) -> Path:
     """Store published weights as a model of Abbe, with licence, data, classes and normalisation where they are known.
 
     Parameters
     ----------
-    weights, given
+    weights, given, accept_license
         As for :func:`adopt`.
     to
         The file to write.
@@ -51,7 +53,7 @@ def convert(
         raise AbbeError(f"{to}: a model is stored as .safetensors; give a name that ends so")
     if network is None:
         network = _network_of(weights)
-    adopted = adopt(network, weights, given)
+    adopted = adopt(network, weights, given, accept_license=accept_license)
     description = _description(network, to.stem, adopted)
     if names := _class_names(network, adopted, classes):
         description.options["classes"] = names

@@ -53,6 +53,7 @@ def convert(
     classes: Path | None = None,
     in_channels: int | None = None,
     num_classes: int | None = None,
+    accept_license: bool = False,
     overwrite: bool = False,
 ) -> int:
     """Store published weights as a model of Abbe, in one .safetensors file with licence, classes and normalisation.
@@ -72,6 +73,8 @@ def convert(
         Channels of the images, where they are not those of the weights.
     num_classes
         Classes of a new last layer, which is random; 0 for none.
+    accept_license
+        Also take weights whose licence forbids commercial use.
     overwrite
         Replace a file that is there.
     """
@@ -82,7 +85,7 @@ def convert(
         raise AbbeError(f"{to}: is there already; --overwrite replaces it")
     given = {"in_channels": in_channels, "num_classes": num_classes}
     config = {name: value for name, value in given.items() if value is not None}
-    path = run(weights, to, network, classes=classes, **config)
+    path = run(weights, to, network, classes=classes, accept_license=accept_license, **config)
     print_line(f"model: {path}: {summary(path)}")
     if classes is None and "names are not known" in summary(path):
         print_line("its classes will be called class 0, class 1, ...; --classes FILE gives them names")

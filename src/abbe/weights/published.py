@@ -21,6 +21,9 @@ FOLDER = "~/.cache/abbe/weights"
 VARIABLE = "ABBE_WEIGHTS"
 """Of the environment; names another folder."""
 
+NON_COMMERCIAL = "-NC"
+"""In the short name of a licence: for no commercial use."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -43,7 +46,7 @@ class Published:
     size: int = 224
     """Pixels per side of the images of its reported figure."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Subtracted from each channel of an image in 0 to 1."""
+    """Subtracted from each channel of an image in 0 to 1; none for words."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """What each channel is divided by then."""
     tested: str = "ImageNet-1k validation"
@@ -131,12 +134,27 @@ def tell_record(record: Published) -> str:
         f"{record.network}, {record.parameters / 1e6:.1f} M parameters",
         f"trained on {record.data}",
         top1,
-        f"mean/std {pixels}",
+        f"mean/std {pixels}" if pixels else "",
         record.licence,
         f"sha256 {record.sha256}…" if record.sha256 else "",
         record.address,
     )
     return f"{record.name}: {'; '.join(fact for fact in facts if fact)}"
+
+
+def check_licence(record: Published) -> None:
+    """Refuse weights that must not be used commercially.
+
+    Raises
+    ------
+    AbbeError
+        When their licence says so.
+    """
+    if NON_COMMERCIAL in record.licence:
+        raise AbbeError(
+            f"{record.name}: its licence, {record.licence}, forbids commercial use; if that suits you, accept it with "
+            "`abbe convert --accept-license`, or accept_license=True in Python"
+        )
 
 
 def check_hash(path: Path, record: Published) -> None:

@@ -66,4 +66,15 @@ TRANSFORMERS_BARE = transformers("transformers (bare encoder)", "")
 
 LAYOUTS = (TRANSFORMERS, TRANSFORMERS_BARE)
 
-PUBLISHED: tuple[Published, ...] = ()
+PUBLISHED = (
+    Published(
+        "roformer_base",
+        "https://huggingface.co/junnyu/roformer_chinese_base/resolve/main/pytorch_model.bin",
+        "not stated (the authors' code: Apache-2.0)",
+        file="roformer_chinese_base.bin",
+        data="Chinese text",
+        mean=(),
+        std=(),
+        parameters=124_099_664,
+    ),
+)

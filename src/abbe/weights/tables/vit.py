@@ -144,12 +144,15 @@ def _google21k(network: str, name: str, pre_logits: int, parameters: int) -> Pub
     )
 
 
-def _google1k(network: str, name: str, parameters: int, top1: float) -> Published:
+def _google1k(network: str, name: str, size: int, parameters: int, top1: float | None = None) -> Published:
+    """Weights that the authors trained further on ImageNet; those of 384 px are called like the ones of 21k there."""
     return Published(
         network,
         f"{_GOOGLE}imagenet21k%2Bimagenet2012/{name}.npz",
         "Apache-2.0",
+        file="" if name.endswith(f"-{size}") else f"{name}-{size}.npz",
         data="ImageNet-21k, ImageNet-1k",
+        size=size,
         mean=HALF,
         std=HALF,
         parameters=parameters,
@@ -198,8 +201,12 @@ PUBLISHED = (
     _google21k("vit_large_patch16_224", "ViT-L_16", 1024, 326_740_307),
     _google21k("vit_large_patch32_224", "ViT-L_32", 1024, 328_949_075),
     _google21k("vit_huge_patch14_224", "ViT-H_14", 1280, 660_385_363),
-    _google1k("vit_base_patch16_224", "ViT-B_16-224", 86_567_656, 81.2),
-    _google1k("vit_large_patch16_224", "ViT-L_16-224", 304_326_632, 82.7),
+    _google1k("vit_base_patch16_224", "ViT-B_16-224", 224, 86_567_656, 81.2),
+    _google1k("vit_large_patch16_224", "ViT-L_16-224", 224, 304_326_632, 82.7),
+    _google1k("vit_base_patch16_384", "ViT-B_16", 384, 86_859_496),
+    _google1k("vit_base_patch32_384", "ViT-B_32", 384, 88_297_192),
+    _google1k("vit_large_patch16_384", "ViT-L_16", 384, 304_715_752),
+    _google1k("vit_large_patch32_384", "ViT-L_32", 384, 306_632_680),
     _torchvision("vit_base_patch16_224", "vit_b_16", "c867db91", 86_567_656, 81.072),
     _torchvision("vit_base_patch32_224", "vit_b_32", "d86f8d99", 88_224_232, 75.912),
     _torchvision("vit_large_patch16_224", "vit_l_16", "852ce7e3", 304_326_632, 79.662),

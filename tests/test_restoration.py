@@ -194,6 +194,17 @@ def tiny():
     return method.state_dict(), DESCRIPTION
 
 
+@pytest.mark.parametrize("format", ["tiff", "zarr"])
+def test_the_time_between_frames_is_kept(tmp_path, format) -> None:
+    image = np.random.default_rng(0).integers(0, 60000, (3, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, metadata={"axes": "TYX", "finterval": 2.5, "unit": "um"})
+    restore_files(
+        [tmp_path / "a.tif"], Outputs(tmp_path, format=format), save_model(tmp_path / "m.safetensors", *tiny())
+    )
+    found = read(tmp_path / f"a_restored.{'tif' if format == 'tiff' else 'ome.zarr'}")
+    assert (found.axes, found.time_step) == ("TYX", 2.5)
+
+
 def test_a_zarr_becomes_a_zarr(tmp_path) -> None:
     image = np.random.default_rng(0).integers(0, 60000, (2, 3, 40, 50)).astype(np.uint16)
     write_image_zarr(tmp_path / "a.ome.zarr", Image(image, "CZYX", {"x": 0.2, "y": 0.2, "z": 1.0}, ("dna", "actin")))

@@ -103,7 +103,8 @@ class RestoreBatch(Batch):
             write_image_zarr(zarr, dataclasses.replace(image, data=found.pixels, axes=found.axes, name=zarr.name))
             tiff.unlink(missing_ok=True)
         else:
-            write_image(tiff, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
+            sizes, step = image.pixel_size, image.time_step
+            write_image(tiff, found.pixels, found.axes, sizes, image.channels, rgb=image.rgb, time_step=step)
             shutil.rmtree(zarr, ignore_errors=True)
 
     def publish(

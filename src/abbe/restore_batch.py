@@ -198,7 +198,7 @@ def warnings_of(
     if finite.min() < finite.max() and saturated > SATURATED:
         found.append(f"{saturated:.0%} of the pixels are saturated, whose noise is lost")
     if noise is not None and left is not None and (grown := strength(left) / strength(noise)) > GROWN:
-        found.append(f"the noise has grown to {grown:.3g} times what it was: the model does not fit this image")
+        found.append(f"the noise has grown to {grown:,.1f} times what it was: the model does not fit this image")
     elif denoises and residual.shows_structure:
         found.append(f"what was taken away shows structure ({residual.excess:.1f} times noise): detail may be lost")
     return found

@@ -195,11 +195,12 @@ def share_around(marked: np.ndarray) -> np.ndarray:
 def telling(blocks: Blocks, known: np.ndarray) -> np.ndarray:
     """Mark the known blocks that show the noise: those where nothing is cut off, or if these are too few the least.
 
-    Places masked with any value show none, and their edges neither. Of an image without noise, such as a constant one,
-    all blocks are marked.
+    Of an image without noise, such as a constant one, all blocks are marked.
     """
-    constant = ndimage.maximum_filter(known & (blocks.variance == 0), (1, 3, 3))
-    shown = known & (blocks.cut < NOTHING_LEFT) & ~constant
+    # A mask need not have the smallest value. Second differences reach out of their block, so that its edge may be in
+    # two blocks beside a constant one.
+    masked = ndimage.maximum_filter(known & (blocks.variance == 0) & (blocks.cut == 0), (1, 5, 5))
+    shown = known & (blocks.variance > 0) & (blocks.cut < NOTHING_LEFT) & ~masked
     if np.count_nonzero(shown) < LEAST:
         return known
     whole = shown & (blocks.cut == 0)

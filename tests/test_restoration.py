@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from torch import nn
 
 from abbe import restoration
@@ -92,6 +96,30 @@ def test_whole_numbers_are_held_within_their_type() -> None:
     np.testing.assert_array_equal(to_type(np.array([-3.0, 12.4, 300.0]), np.dtype(np.uint8)), [0, 12, 255])
 
 
+@settings_of_hypothesis(deadline=None)
+@given(
+    name=st.sampled_from(["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]),
+    kind=st.sampled_from([np.float32, np.float64]),
+    number=st.floats(-2.0, 2.0),
+)
+def test_whole_numbers_of_any_type_never_wrap(name, kind, number) -> None:
+    """``number`` is in parts of the largest; what a float cannot tell from the largest number is that."""
+    ends = np.iinfo(name)
+    value = kind(number * float(ends.max))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = int(to_type(np.array([value]), np.dtype(name))[0])
+    assert found == min(max(round(float(value)), ends.min), ends.max)
+
+
+@pytest.mark.parametrize("name", ["uint16", "int32", "uint32", "int64", "uint64"])
+def test_the_largest_number_of_a_type_stays(name) -> None:
+    """The float32 next to it is above it, for 32 bits and more."""
+    ends = np.iinfo(name)
+    found = to_type(np.array([ends.max, ends.min, np.inf, -np.inf, np.nan], np.float32), np.dtype(name))
+    assert found.tolist() == [ends.max, ends.min, ends.max, ends.min, 0]
+
+
 def test_sixteen_bits_survive_unasked() -> None:
     image = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     np.testing.assert_array_equal(restore(image, model()), image)
@@ -164,6 +192,17 @@ def tiny():
     torch.manual_seed(0)
     method = Restoration(build(VARIANTS["dncnn_tiny"]))
     return method.state_dict(), DESCRIPTION
+
+
+@pytest.mark.parametrize("format", ["tiff", "zarr"])
+def test_the_time_between_frames_is_kept(tmp_path, format) -> None:
+    image = np.random.default_rng(0).integers(0, 60000, (3, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image, imagej=True, metadata={"axes": "TYX", "finterval": 2.5, "unit": "um"})
+    restore_files(
+        [tmp_path / "a.tif"], Outputs(tmp_path, format=format), save_model(tmp_path / "m.safetensors", *tiny())
+    )
+    found = read(tmp_path / f"a_restored.{'tif' if format == 'tiff' else 'ome.zarr'}")
+    assert (found.axes, found.time_step) == ("TYX", 2.5)
 
 
 def test_a_zarr_becomes_a_zarr(tmp_path) -> None:

@@ -14,12 +14,14 @@ from abbe import learn_deblurring, self_training
 from abbe.api import load, restore
 from abbe.batch import Outputs
 from abbe.data.image import Image
+from abbe.data.read import read
 from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
 from abbe.metrics.images import psnr
-from abbe.self_training import NoiseLook, choose, learn_to_restore, look_at_noise, options_of
+from abbe.self_training import NoiseLook, as_grey, choose, learn_to_restore, look_at_noise, options_of
 from abbe.settings import LearnSettings, RestoreSettings
+from abbe.train.interrupt import InterruptGuard
 
 SHORT = LearnSettings(minutes=0.04)
 
@@ -116,6 +118,9 @@ def test_a_folder_is_restored_from_itself(tmp_path: Path) -> None:
     assert (table["noise_after"] < table["noise_before"]).all()
     page = (out / "report.html").read_text()
     assert "What was learnt" in page
+    assert "blind-spot loss" in page
+    assert any(line.startswith("blind-spot loss") for line in told)
+    assert any(line.endswith("pieces of 3 frames of 3 images") for line in told)
     assert "spectrum" in page
     again: list[str] = []
     second = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=0.15), tell=again.append)
@@ -139,6 +144,15 @@ def test_a_second_run_learns_nothing_anew_and_other_images_are_refused(tmp_path:
     assert other.model.sha256 != first.model.sha256
 
 
+def test_masked_and_saturated_images_are_looked_at_where_noise_shows() -> None:
+    rows = noisy(0, 512, (1, 3))
+    rows[:, :200] = 0
+    assert looked(rows.clip(None, 2200)).verdict == "horizontal"
+    masked = noisy(1, 512)
+    masked[:300] = 0
+    assert looked(masked).verdict == "independent"
+
+
 @pytest.mark.parametrize(("axes", "shape"), [("CYX", (2, 96, 100)), ("ZYX", (3, 90, 90)), ("TCYX", (2, 2, 80, 80))])
 def test_any_axes_through_the_door(axes, shape) -> None:
     generator = np.random.default_rng(0)
@@ -149,13 +163,83 @@ def test_any_axes_through_the_door(axes, shape) -> None:
 
 
 def test_what_cannot_be_learnt_is_said() -> None:
-    with pytest.raises(AbbeError, match="--minutes 0"):
-        restore(noisy(), minutes=0)
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(AbbeError, match=f"--minutes {minutes:g}: nothing is learnt"):
+            restore(noisy(), minutes=minutes)
+    with pytest.raises(AbbeError, match="no pixel with a value"):
+        restore(np.full((64, 64), np.nan, np.float32), minutes=0.01)
+    with pytest.raises(AbbeError, match="--model denoise"):
+        restore(noisy()[:1], minutes=0.01)
     with pytest.raises(AbbeError, match="no noise found"):
         restore(np.full((64, 64), 7, np.uint8), minutes=0.01)
     with pytest.raises(AbbeError, match="too small to measure"):
         restore(noisy()[:1], minutes=0.01)
     assert restore(noisy()[:1], minutes=0.01, method="noise2void").shape == (1, 160)
+
+
+def test_a_wrong_time_leaves_no_trace(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", noisy())
+    with pytest.raises(AbbeError, match="--minutes nan"):
+        restore_files([tmp_path], Outputs(tmp_path / "out"), learning=LearnSettings(minutes=float("nan")))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("minutes", [0.001, 0.08])
+def test_what_was_stopped_goes_on_with_another_time(tmp_path: Path, monkeypatch, capfd, minutes) -> None:
+    whole = InterruptGuard.__init__
+
+    def asked(guard):
+        whole(guard)
+        guard.asked = True
+
+    monkeypatch.setattr(InterruptGuard, "__init__", asked)
+    tifffile.imwrite(tmp_path / "a.tif", noisy())
+    with pytest.raises(KeyboardInterrupt):
+        learn_to_restore([tmp_path / "a.tif"], tmp_path / "run", learning=SHORT)
+    told = capfd.readouterr().err
+    assert "stopped at step" in told
+    assert "the same command goes on" in told
+    assert "--resume" not in told
+    monkeypatch.setattr(InterruptGuard, "__init__", whole)
+    later = LearnSettings(minutes=minutes)
+    learn_to_restore([tmp_path / "a.tif"], tmp_path / "run", learning=later, progress=False)
+    assert "resume" in (tmp_path / "run" / "log.jsonl").read_text()
+    learn_to_restore([tmp_path / "a.tif"], tmp_path / "run", learning=later, progress=False)
+    with pytest.raises(
+        AbbeError, match=f"learnt with --minutes {minutes:g} and is done.*--overwrite, or another --out"
+    ):
+        learn_to_restore([tmp_path / "a.tif"], tmp_path / "run", learning=SHORT, progress=False)
+
+
+def test_other_images_are_learnt_from(tmp_path: Path) -> None:
+    for name in ("mine", "others"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "mine" / "a.tif", noisy(0))
+    for seed in (1, 2):
+        tifffile.imwrite(tmp_path / "others" / f"{seed}.tif", noisy(seed))
+    told: list[str] = []
+    folder, others = [tmp_path / "mine"], [tmp_path / "others"]
+    result = restore_files(folder, Outputs(tmp_path / "out"), learning=SHORT, train_on=others, tell=told.append)
+    assert result.images["image"].tolist() == ["a"]
+    assert any(line.endswith("of 2 frames of 2 images") for line in told)
+    assert (tmp_path / "out" / "a_restored.tif").exists()
+    with pytest.raises(AbbeError, match="other images"):
+        restore_files(folder, Outputs(tmp_path / "out"), learning=SHORT)
+
+
+def test_grey_images_saved_in_colours_stay_grey(tmp_path: Path) -> None:
+    grey, colours = (noisy() // 16).astype(np.uint8), np.stack([noisy(seed) // 16 for seed in range(3)], -1)
+    tifffile.imwrite(tmp_path / "grey.tif", np.stack([grey] * 3, -1), photometric="rgb")
+    tifffile.imwrite(tmp_path / "colours.tif", colours.astype(np.uint8), photometric="rgb")
+    told: list[str] = []
+    result = restore_files([tmp_path / "grey.tif"], Outputs(tmp_path / "out"), learning=SHORT, tell=told.append)
+    assert not result.failures
+    assert any("red, green and blue are equal" in line for line in told)
+    found = tifffile.imread(tmp_path / "out" / "grey_restored.tif")
+    assert found.shape == (160, 160, 3)
+    np.testing.assert_array_equal(found, found[..., :1].repeat(3, -1))
+    both = [Series(read(tmp_path / f"{name}.tif")) for name in ("grey", "colours")]
+    assert as_grey(both) == (both, [])
 
 
 def test_pixels_without_a_value_stay_so() -> None:

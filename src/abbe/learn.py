@@ -232,8 +232,8 @@ def noisy_lesson(recipe: Recipe, images: Sequence[Series], tell: Callable[[str],
     description = describe(recipe)
     method = starting_method(recipe, description, tell)
     description.axes = {2: "CYX", 3: "CTYX" if recipe.data.depth == "time" else "CZYX"}[len(method.geometry.multiple)]
-    frames = sum(map(len, images))
-    plan = f"learning from {len(pieces.train)} pieces of {frames} frame{'s' * (frames != 1)} of {len(images)} images"
+    counts = (len(pieces.train), "piece"), (sum(map(len, images)), "frame"), (len(images), "image")
+    plan = "learning from " + " of ".join(_number(*count) for count in counts)
     return Lesson(
         method,
         description,
@@ -247,7 +247,11 @@ def noisy_lesson(recipe: Recipe, images: Sequence[Series], tell: Callable[[str],
 
 
 def _counted(train: int, validation: int) -> str:
-    return f"training on {train} images, validating on {validation}"
+    return f"training on {_number(train, 'image')}, validating on {validation}"
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _known_classes(recipe: Recipe) -> tuple[str, ...] | None:

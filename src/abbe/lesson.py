@@ -53,8 +53,10 @@ class Trained:
         return f"abbe {self.verb} IMAGES --model {self.run}"
 
 
-def teach(lesson: Lesson, recipe: Recipe, run: Path, *, resume: bool = False, progress: bool = True) -> Trained:
-    """Train, and write the model into the folder of the run."""
+def teach(
+    lesson: Lesson, recipe: Recipe, run: Path, *, resume: bool = False, progress: bool = True, going_on: str = ""
+) -> Trained:
+    """Train, and write the model into the folder of the run; ``going_on`` is that of :func:`~abbe.train.fit.fit`."""
     result = fit(
         lesson.method,
         lesson.training_set,
@@ -65,6 +67,7 @@ def teach(lesson: Lesson, recipe: Recipe, run: Path, *, resume: bool = False, pr
         validate=lesson.validate,
         resume=resume,
         progress=progress,
+        going_on=going_on,
     )
     path = run / "model.safetensors"
     if result.leads:

@@ -162,5 +162,10 @@ def to_type(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return values > 0.5
     if dtype.kind in "iu":
         ends = np.iinfo(dtype)
-        return np.clip(np.rint(values), float(ends.min), float(ends.max)).astype(dtype)
+        # A type's largest number has no float32, and becomes the next one, which no longer fits into the type.
+        low, high = values <= float(ends.min), values >= float(ends.max)
+        inside = np.where(low | high | np.isnan(values), 0, values)
+        whole = np.rint(inside).astype(dtype)
+        whole[low], whole[high] = ends.min, ends.max
+        return whole
     return values.astype(dtype)

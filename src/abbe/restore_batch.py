@@ -20,7 +20,7 @@ from abbe.data.write_image import write_image
 from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
 from abbe.ops.noise import Noise, estimate_noise
-from abbe.ops.residual import Residual, evened, look_at_residual, spectrum
+from abbe.ops.residual import Residual, evened, look_at_residual, spectrum, taken_away
 from abbe.report.gallery import GalleryItem
 from abbe.report.neighbours import spread
 from abbe.report.page import Section, failures_section, gallery_section, picture_section, table, write_page
@@ -39,6 +39,8 @@ DECIBELS = (-15.0, 15.0)
 """Power over the mean that is black and white in the picture of its spectrum."""
 SATURATED = 0.01
 """Share of the pixels at the largest value from which it is warned."""
+GROWN = 1.5
+"""Times the noise before that the noise after is, from which it is warned."""
 HEADS = {
     "image": ("image", ""),
     "frames": ("frames", ""),
@@ -81,12 +83,12 @@ class RestoreBatch(Batch):
         noise, left = noise_of(before), noise_of(after)
         write_png(base.with_name(f"{base.name}_restored.png"), picture(before, after, noise))
         residual = look_at_residual(before, after, noise) if noise else Residual(float("nan"), *(float("nan"),) * 2)
-        warnings = [*image.warnings, *warnings_of(before, noise, residual, self.denoises)]
+        warnings = [*image.warnings, *warnings_of(before, noise, left, residual, self.denoises)]
         return {
             "image": item.relative.as_posix(),
             "frames": len(found.series),
-            "noise_before": noise.deviation(noise.level) if noise else float("nan"),
-            "noise_after": left.deviation(left.level) if left else float("nan"),
+            "noise_before": strength(noise) if noise else float("nan"),
+            "noise_after": strength(left) if left else float("nan"),
             "removed": residual.relative,
             "structure": residual.excess,
             "seconds": found.seconds,
@@ -101,7 +103,8 @@ class RestoreBatch(Batch):
             write_image_zarr(zarr, dataclasses.replace(image, data=found.pixels, axes=found.axes, name=zarr.name))
             tiff.unlink(missing_ok=True)
         else:
-            write_image(tiff, found.pixels, found.axes, image.pixel_size, image.channels, rgb=image.rgb)
+            sizes, step = image.pixel_size, image.time_step
+            write_image(tiff, found.pixels, found.axes, sizes, image.channels, rgb=image.rgb, time_step=step)
             shutil.rmtree(zarr, ignore_errors=True)
 
     def publish(
@@ -181,18 +184,29 @@ def noise_of(plane: np.ndarray) -> Noise | None:
         return None
 
 
-def warnings_of(before: np.ndarray, noise: Noise | None, residual: Residual, denoises: bool) -> list[str]:
-    """Say what is odd about an image, or about what was taken away from it."""
-    found = []
+def warnings_of(
+    before: np.ndarray, noise: Noise | None, left: Noise | None, residual: Residual, denoises: bool
+) -> list[str]:
+    """Say what is odd about an image, or about what was taken away from it; ``left`` is the noise afterwards."""
     finite = before[np.isfinite(before)]
-    top = finite.max(initial=0)
-    if finite.size and finite.min() < top and np.mean(finite == top) > SATURATED:
-        found.append(f"{np.mean(finite == top):.0%} of the pixels are saturated, whose noise is lost")
+    if finite.size == 0:
+        return ["no pixel with a value"]
     if noise is not None and noise.verdict == "none":
-        found.append("no noise found")
+        return ["no noise found"]
+    found = []
+    saturated = np.mean(finite == finite.max())
+    if finite.min() < finite.max() and saturated > SATURATED:
+        found.append(f"{saturated:.0%} of the pixels are saturated, whose noise is lost")
+    if noise is not None and left is not None and (grown := strength(left) / strength(noise)) > GROWN:
+        found.append(f"the noise has grown to {grown:,.1f} times what it was: the model does not fit this image")
     elif denoises and residual.shows_structure:
         found.append(f"what was taken away shows structure ({residual.excess:.1f} times noise): detail may be lost")
     return found
+
+
+def strength(noise: Noise) -> float:
+    """Give the deviation of a noise at the median of its image."""
+    return noise.deviation(noise.level)
 
 
 def picture(before: np.ndarray, after: np.ndarray, noise: Noise | None) -> np.ndarray:
@@ -205,9 +219,10 @@ def picture(before: np.ndarray, after: np.ndarray, noise: Noise | None) -> np.nd
     parts = [plane[top : top + height, left : left + width] for plane in (before, after)]
     known = parts[0][np.isfinite(parts[0])]
     low, high = np.percentile(known, ENDS) if known.size else (0.0, 1.0)
-    taken = parts[0] - parts[1]
+    taken = taken_away(*parts)
     taken = taken if noise is None else evened(taken, parts[1], noise)
-    spread = REMOVED * (float(np.nanstd(taken)) or 1.0)
+    deviation = float(taken[np.isfinite(taken)].std()) if np.isfinite(taken).any() else 0.0
+    spread = REMOVED * (deviation or 1.0)
     rows = [
         [stretched(part, low, high) for part in parts],
         [stretched(taken, -spread, spread), stretched(spectrum(taken), *DECIBELS)],
@@ -217,5 +232,5 @@ def picture(before: np.ndarray, after: np.ndarray, noise: Noise | None) -> np.nd
 
 def stretched(part: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map values to black and white, uint8."""
-    grey = np.clip((np.nan_to_num(part) - low) / ((high - low) or 1), 0, 1)
+    grey = np.clip((np.nan_to_num(part, posinf=high, neginf=low) - low) / ((high - low) or 1), 0, 1)
     return np.rint(grey * 255).astype(np.uint8)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from abbe.data.inputs import state_of
 from abbe.data.noisy import same_channels
@@ -43,6 +45,8 @@ FARTHEST = 4
 """Neighbours on each side that are hidden at most, along lines; 2 all around, or too little would be left to see."""
 KEY = "key.json"
 """File that tells what was learnt from what."""
+GOING_ON = "the same command goes on"
+"""What to do after Ctrl-C."""
 NUMBERS = ("gain", "intercept", "level", "dark")
 
 
@@ -138,20 +142,24 @@ def learn_to_restore(
     """
     settings, learning = settings or RestoreSettings(), learning or LearnSettings()
     check_settings(learning)
-    opened = _opened(images, settings, tell)
+    opened, remarks = as_grey(_opened(images, settings, tell))
     same_channels(opened)
     look = look_at_noise(opened)
     sharpens = learning.target == "deblur"
     recipe, notes = choose_for_blur(look, opened, learning) if sharpens else choose(look, learning)
+    notes = remarks + notes
     for note in notes:
         tell(note)
-    begun = _open_folder(run, _key(images, settings, learning), overwrite)
+    begun = _open_folder(run, _key(images, settings, learning), learning.minutes, overwrite)
     if begun == "done":
         tell(f"{run}: learnt by an earlier run")
     else:
         lesson = restoration_lesson(recipe, tell) if sharpens else noisy_lesson(recipe, opened, tell)
         tell(lesson.plan)
-        teach(lesson, recipe, run, resume=begun == "begun", progress=progress)
+        teach(lesson, recipe, run, resume=begun == "begun", progress=progress, going_on=GOING_ON)
+    if not sharpens and (course := spell_course(run)):
+        tell(course)
+        notes.append(course)
     return Learned(load_model(run), look, run, tuple(notes))
 
 
@@ -164,10 +172,10 @@ def check_settings(learning: LearnSettings) -> None:
             "--target deblur: say with which microscope, such as --psf na=1.4,emission=520, or take the model for any "
             "with --model deblur"
         )
-    if learning.minutes <= 0:
+    if not (math.isfinite(learning.minutes) and learning.minutes > 0):
         raise AbbeError(
-            f"--minutes {learning.minutes:g}: nothing is learnt in that; give some, or a model that has learnt already "
-            "with --model"
+            f"--minutes {learning.minutes:g}: nothing is learnt in that; give a number above 0, or a model that has "
+            "learnt already with --model"
         )
 
 
@@ -186,7 +194,19 @@ def _opened(images: Sequence[Any], settings: RestoreSettings, tell: Tell) -> lis
     return opened
 
 
-def _open_folder(run: Path, key: str, overwrite: bool) -> str:
+def as_grey(images: list[Series]) -> tuple[list[Series], list[str]]:
+    """See colour images with three equal channels as grey ones, and say so; others are given back."""
+    if not all(series.image.rgb and series[0].n_channels > 1 for series in images):
+        return images, []
+    read = [_middle_of(series, frame) for series, frame in frames_to_look_at(images)]
+    parts = [part for part in read if part is not None]
+    if not parts or any((part != part[:1]).any() for part in parts):
+        return images, []
+    first = [Series(series.image.select(channel=0), series.axes, series.dimensions) for series in images]
+    return first, ["red, green and blue are equal: the images are learnt from as grey ones"]
+
+
+def _open_folder(run: Path, key: str, minutes: float, overwrite: bool) -> str:
     """See what lies in the folder of a run: "" for nothing, "begun", or "done"."""
     if overwrite:
         shutil.rmtree(run, ignore_errors=True)
@@ -198,37 +218,82 @@ def _open_folder(run: Path, key: str, overwrite: bool) -> str:
         )
     write_text(run / KEY, json.dumps(key))
     if (run / "model.safetensors").exists():
+        learnt = load_recipe(run / "recipe.toml").train.minutes
+        if learnt != minutes:
+            raise AbbeError(
+                f"{run}: has learnt with --minutes {learnt:g} and is done; take it as it is with that, or learn anew "
+                f"with --minutes {minutes:g} and --overwrite, or another --out"
+            )
         return "done"
     return "begun" if (run / "recipe.toml").exists() else ""
 
 
 def _key(images: Sequence[Any], settings: RestoreSettings, learning: LearnSettings) -> str:
-    """Tell what is learnt from what apart; an array has no identity, and is learnt from anew."""
+    """Tell what is learnt from what apart; an array has no identity, and is learnt from anew.
+
+    The time is left out: what was begun may go on for longer.
+    """
     states = [state_of(image) if isinstance(image, Path | str) else str(id(image)) for image in images]
     which = {name: getattr(settings, name) for name in ("axes", "channel", "z", "time")}
-    told = json.dumps([states, which, dataclasses.asdict(learning)], sort_keys=True)
+    how = {name: value for name, value in dataclasses.asdict(learning).items() if name != "minutes"}
+    told = json.dumps([states, which, how], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def spell_course(run: Path) -> str:
+    """Say how the loss at pixels that the network cannot see has fallen; nothing where it was not validated."""
+    table = run / "curves.csv"
+    history = pd.read_csv(table) if table.is_file() else pd.DataFrame()
+    losses = history["validation_loss"].dropna() if "validation_loss" in history else pd.Series(dtype=float)
+    if losses.empty:
+        return ""
+    return (
+        f"blind-spot loss {losses.iloc[0]:.4g} at the first validation, {losses.iloc[-1]:.4g} at the last, "
+        f"{losses.min():.4g} at the best, which is kept"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- the noise
 
 
 def look_at_noise(images: Sequence[Series]) -> NoiseLook | None:
-    """Measure the noise in the middle of some frames of all images, channel by channel; None where all are small."""
-    places = [(series, frame) for series in images for frame in spread(len(series), FRAMES)]
-    chosen = [places[i] for i in spread(len(places), FRAMES)]
-    found = [noises for series, frame in chosen if (noises := _noises_of(series, frame))]
+    """Measure the noise in the middle of some frames of all images, channel by channel; None where all are small.
+
+    Raises
+    ------
+    AbbeError
+        Where no pixel there has a value.
+    """
+    read = [_middle_of(series, frame) for series, frame in frames_to_look_at(images)]
+    parts = [part for part in read if part is not None]
+    if parts and not any(np.isfinite(part).any() for part in parts):
+        raise AbbeError(f"{images[0].image.name}: no pixel with a value, all are NaN or infinite; nothing to restore")
+    found = [noises for part in parts if (noises := _noises_of(part))]
     if not found:
         return None
     return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))))
 
 
-def _noises_of(series: Series, frame: int) -> list[Noise]:
-    """Measure the noise of a frame's channels; nothing where it is too small or cannot be read."""
+def frames_to_look_at(images: Sequence[Series]) -> list[tuple[Series, int]]:
+    """Choose some frames of all images, evenly."""
+    places = [(series, frame) for series in images for frame in spread(len(series), FRAMES)]
+    return [places[i] for i in spread(len(places), FRAMES)]
+
+
+def _middle_of(series: Series, frame: int) -> np.ndarray | None:
+    """Read the middle of a frame; None where it cannot be read."""
     image = series[frame]
     try:
-        return [estimate_noise(channel) for channel in image.box(middle(image.extents))]
+        return image.box(middle(image.extents))
     except Exception:  # whatever a damaged file makes its reader raise; the image fails when it is restored
+        return None
+
+
+def _noises_of(part: np.ndarray) -> list[Noise]:
+    """Measure the noise of the channels of a part (C, Y, X); nothing where it is too small."""
+    try:
+        return [estimate_noise(channel) for channel in part]
+    except AbbeError:
         return []
 
 
@@ -261,7 +326,10 @@ def choose(look: NoiseLook | None, learning: LearnSettings) -> tuple[Recipe, lis
     """
     if look is None:
         if learning.method == "auto":
-            raise AbbeError("the images are too small to measure their noise; choose a method: --method noise2void")
+            raise AbbeError(
+                "the images are too small to measure their noise; restore them without learning by --model denoise, or "
+                "choose a method: --method noise2void"
+            )
         return recipe_of(learning.method, UNKNOWN, learning), [f"noise not measured: {METHODS[learning.method]}"]
     if look.verdict == "none" and learning.method == "auto":
         raise AbbeError(

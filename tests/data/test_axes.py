@@ -16,8 +16,10 @@ from abbe.data.axes import (
     letters_of,
     micrometres,
     ome_scale,
+    ome_time_step,
     parse_axes,
     readings,
+    seconds,
     split_key,
     tag_scale,
 )
@@ -164,6 +166,23 @@ def test_scale_from_ome_xml_of_any_version():
         assert names == ("DAPI", "GFP")
     assert ome_scale("<OME><broken") == ({}, ())
     assert ome_scale('<OME><Pixels><Channel Name="a"/><Channel/></Pixels></OME>') == ({}, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        *[(2.5, None, 2.5), ("500", "ms", 0.5), (2, "min", 120), (1, "hours", 3600), (3, "sec", 3), (7, "µs", 7e-6)],
+        *[(0, "s", None), (-1, "s", None), ("nan", "s", None), ("", "s", None), (None, None, None), (1, "µm", None)],
+    ],
+)
+def test_times_become_seconds(value, unit, expected):
+    assert seconds(value, unit) == (pytest.approx(expected) if expected else None)
+
+
+def test_time_step_from_ome_xml():
+    assert ome_time_step('<OME><Pixels TimeIncrement="250" TimeIncrementUnit="ms"/></OME>') == pytest.approx(0.25)
+    assert ome_time_step("<OME><Pixels/></OME>") is None
+    assert ome_time_step("<OME><broken") is None
 
 
 def test_scale_from_imagej_needs_a_unit_of_length():

@@ -276,3 +276,13 @@ def test_images_keep_axes_scale_and_channels_and_are_averaged(tmp_path, version)
     np.testing.assert_allclose(half[:, :, :20], mean, atol=0.5)
     with pytest.raises(AbbeError, match="unnamed axes"):
         write_image_zarr(tmp_path / "b.ome.zarr", Image(pixels, "YXQC"))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("step", [0.25, 1.0, None])
+def test_images_keep_the_time_between_frames(tmp_path, version, step):
+    image = Image(np.zeros((3, 30, 40), np.uint8), "TYX", {"y": 0.5, "x": 0.5}, time_step=step)
+    path = write_image_zarr(tmp_path / "a.ome.zarr", image, version=version)
+    MODELS[version].Image.from_zarr(zarr.open_group(path, mode="r"))
+    back = read(path)
+    assert (back.axes, back.pixel_size, back.time_step) == ("TYX", image.pixel_size, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -45,6 +47,32 @@ def test_noise_of_rows_is_no_structure() -> None:
     measured = estimate_noise(noisy)
     assert measured.verdict == "horizontal"
     assert look_at_residual(noisy, clean, measured).excess == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("cut", ["saturated", "masked", "counts"])
+def test_where_noise_is_cut_off_nothing_is_told(cut) -> None:
+    """Of a perfect restoration, which leaves these places as they are."""
+    clean = np.maximum(scene() - 300, 0) / 5 if cut == "counts" else scene()
+    noisy = photons(clean, 1, 0) if cut == "counts" else photons(clean)
+    if cut == "masked":
+        clean[:200], noisy[:200] = 0, 0
+    if cut == "saturated":
+        clean, noisy = clean.clip(None, 340), noisy.clip(None, 340)
+    found = look_at_residual(noisy, clean, estimate_noise(noisy))
+    assert found.relative == pytest.approx(1, abs=0.1)
+    assert not found.shows_structure
+
+
+def test_infinite_and_unknown_pixels_are_left_out() -> None:
+    clean = scene()
+    noisy = photons(clean)
+    noisy[10:20, 30:50], noisy[0, 0] = np.inf, np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = look_at_residual(noisy, np.where(np.isfinite(noisy), clean, noisy), estimate_noise(noisy))
+        spectrum(noisy)
+        spectrum(np.full((16, 16), np.nan))
+    assert found.relative == pytest.approx(1, abs=0.05)
 
 
 def test_nothing_taken_away_and_nothing_known() -> None:

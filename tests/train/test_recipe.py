@@ -123,6 +123,7 @@ def test_override_takes_the_type_of_its_field(key: str, written: Any, read: Any)
         ("name.first", "a", "single value"),
         ("network", "3", "expected dict"),
         ("train.batch_size", 0, "train.batch_size: expected at least 1, found 0"),
+        ("train.minutes", float("nan"), "train.minutes: expected at least 0, found nan"),
         ("train.devices", 3, "8 samples cannot be shared equally by 3 devices; choose a multiple of 3, such as 9"),
         ("train.ema_decay", 1, "expected 0 .* below 1, found 1"),
     ],

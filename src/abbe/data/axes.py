@@ -250,6 +250,23 @@ def micrometres(value: Any, unit: str | None) -> float | None:
     return length if math.isfinite(length) and length > 0 else None
 
 
+_SECONDS = {
+    "s": 1.0, "sec": 1.0, "second": 1.0, "ms": 1e-3, "msec": 1e-3, "millisecond": 1e-3, "min": 60.0, "minute": 60.0,
+    "h": 3600.0, "hour": 3600.0, "µs": 1e-6, "us": 1e-6, "microsecond": 1e-6, "d": 86400.0, "day": 86400.0,
+}  # fmt: skip
+
+
+def seconds(value: Any, unit: str | None) -> float | None:
+    """Convert a time to seconds; None where the unit is no time or the value is not a positive number."""
+    word = (unit or "s").strip().lower().replace("\u03bc", "µ")
+    factor = _SECONDS.get(word) or _SECONDS.get(word.removesuffix("s"))
+    try:
+        time = float(value) * factor if factor else math.nan
+    except (TypeError, ValueError):
+        return None
+    return time if math.isfinite(time) and time > 0 else None
+
+
 def known(sizes: Mapping[str, float | None]) -> dict[str, float]:
     """Keep the sizes that are known."""
     return {axis: size for axis, size in sizes.items() if size is not None}
@@ -257,9 +274,8 @@ def known(sizes: Mapping[str, float | None]) -> dict[str, float]:
 
 def ome_scale(xml: str) -> tuple[dict[str, float], tuple[str, ...]]:
     """Read pixel size in µm and channel names of the first image from OME-XML; empty where not stated."""
-    try:
-        pixels = next(_named(ElementTree.fromstring(xml), "Pixels"))
-    except (ElementTree.ParseError, StopIteration):
+    pixels = _ome_pixels(xml)
+    if pixels is None:
         return {}, ()
     sizes = {
         axis.lower(): micrometres(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit"))
@@ -267,6 +283,20 @@ def ome_scale(xml: str) -> tuple[dict[str, float], tuple[str, ...]]:
     }
     names = [channel.get("Name", "") for channel in _named(pixels, "Channel")]
     return known(sizes), tuple(names) if all(names) else ()
+
+
+def ome_time_step(xml: str) -> float | None:
+    """Read the seconds between the time points of the first image from OME-XML; None where not stated."""
+    pixels = _ome_pixels(xml)
+    return None if pixels is None else seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit"))
+
+
+def _ome_pixels(xml: str) -> ElementTree.Element | None:
+    """Find the description of the first image; None where the text is damaged or has none."""
+    try:
+        return next(_named(ElementTree.fromstring(xml), "Pixels"))
+    except (ElementTree.ParseError, StopIteration):
+        return None
 
 
 def _named(root: ElementTree.Element, tag: str) -> Iterator[ElementTree.Element]:

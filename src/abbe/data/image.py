@@ -47,6 +47,8 @@ class Image:
     """"OME-TIFF", "ImageJ TIFF", "TIFF", "PNG", ..., "NPY" or "array"."""
     warnings: list[str] = field(default_factory=list)
     """What the reader found odd, in plain words."""
+    time_step: float | None = None
+    """Seconds between time points; None when unknown."""
 
     @property
     def shape(self) -> tuple[int, ...]:

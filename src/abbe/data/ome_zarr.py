@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from abbe.data.axes import LETTERS, UNKNOWN, Bounds, LazyArray, known, micrometres, overlap
+from abbe.data.axes import LETTERS, UNKNOWN, Bounds, LazyArray, known, micrometres, overlap, seconds
 from abbe.data.claims import check_sparse_claim
 from abbe.data.image import Image
 from abbe.data.kept import KEPT_BYTES, Kept
@@ -328,6 +328,7 @@ def _multiscale(group: Any, stated: Mapping[str, Any], name: str) -> Image:
     version = stated.get("version") or first.get("version")
     image.format = f"OME-Zarr {version}" if version else "OME-Zarr"
     image.pixel_size = _pixel_size(image, axes, transforms)
+    image.time_step = _time_step(image, axes, transforms)
     image.channels = _channels(stated.get("omero"), image.n_channels)
     image.rgb = image.dtype == np.uint8 and [label.lower() for label in image.channels] == ["red", "green", "blue"]
     if more := len(stated["multiscales"]) - 1:
@@ -373,18 +374,33 @@ def _scales(part: Mapping[str, Any]) -> list[float] | None:
 def _pixel_size(
     image: Image, axes: Sequence[Mapping[str, Any]], transforms: Sequence[list[float] | None]
 ) -> dict[str, float]:
-    """Multiply the scales of dataset and image; a scale without a unit says nothing of µm."""
-    stated = [scale for scale in transforms if scale is not None and len(scale) == len(image.shape)]
-    if not stated or len(axes) != len(image.shape):
-        return {}
+    """The steps along Z, Y and X in µm; a scale without a unit says nothing of them."""
     sizes = {}
-    for i, letter in enumerate(image.axes):
-        unit, size = axes[i].get("unit"), float(np.prod([scale[i] for scale in stated]))
+    for letter, (size, unit) in _steps(image, axes, transforms).items():
         if letter in "ZYX" and unit:
             sizes[letter.lower()] = micrometres(size, str(unit))
         elif letter in "YX" and size != 1:
             image.warnings.append(f"the scale {size:g} along {letter} has no unit and is not taken as a pixel size")
     return known(sizes)
+
+
+def _time_step(
+    image: Image, axes: Sequence[Mapping[str, Any]], transforms: Sequence[list[float] | None]
+) -> float | None:
+    """Seconds between time points; a scale without a unit says nothing of them."""
+    step, unit = _steps(image, axes, transforms).get("T", (1.0, None))
+    return seconds(step, str(unit)) if unit else None
+
+
+def _steps(
+    image: Image, axes: Sequence[Mapping[str, Any]], transforms: Sequence[list[float] | None]
+) -> dict[str, tuple[float, Any]]:
+    """Multiply the scales of dataset and image, by axis, each with its unit; nothing where none is stated."""
+    stated = [scale for scale in transforms if scale is not None and len(scale) == len(image.shape)]
+    if not stated or len(axes) != len(image.shape):
+        return {}
+    found = np.prod(stated, axis=0).tolist()
+    return {letter: (step, axis.get("unit")) for letter, step, axis in zip(image.axes, found, axes)}
 
 
 def _channels(omero: Any, n_channels: int) -> tuple[str, ...]:

@@ -77,6 +77,7 @@ def _first_series(path: Path, tiff: tifffile.TiffFile) -> Image:
     image = Image(_pixels(path, tiff, series), axes_of_image.letters_of(series.axes), name=path.name, path=path)
     image.format = kind
     image.pixel_size, image.channels = _scale(tiff, page)
+    image.time_step = _time_step(tiff)
     if page.photometric == _PHOTOMETRIC.PALETTE and kind == "TIFF" and page.colormap is not None:
         _expand(image, page.colormap)
     elif "S" in series.axes:
@@ -140,6 +141,14 @@ def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[dict[str, 
             density[axis] = ratio[0] / ratio[1]
     sizes = axes_of_image.imagej_scale(tiff.imagej_metadata or {}, density)
     return sizes or axes_of_image.tag_scale(int(page.tags.valueof(296) or 1), density), ()
+
+
+def _time_step(tiff: tifffile.TiffFile) -> float | None:
+    """Seconds between time points, where OME-XML or ImageJ states them."""
+    if tiff.is_ome:
+        return axes_of_image.ome_time_step(tiff.ome_metadata or "")
+    stated = tiff.imagej_metadata or {}
+    return axes_of_image.seconds(stated.get("finterval"), stated.get("tunit"))
 
 
 def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Any:

@@ -22,6 +22,7 @@ def write_image(
     channels: Sequence[str] = (),
     *,
     rgb: bool = False,
+    time_step: float | None = None,
 ) -> Path:
     """Write an image as an OME-TIFF, whole or not at all; files of more than 4 GiB are BigTIFF.
 
@@ -39,6 +40,8 @@ def write_image(
         Names, where they are known.
     rgb
         The C axis is red, green and blue: it is written as the colours of one image.
+    time_step
+        Seconds between time points, where they are known.
 
     Raises
     ------
@@ -48,6 +51,8 @@ def write_image(
     metadata: dict[str, Any] = {"axes": axes}
     for axis, size in pixel_size.items():
         metadata |= {_SIZES[axis]: size, f"{_SIZES[axis]}Unit": "µm"}
+    if time_step is not None and "T" in axes:
+        metadata |= {"TimeIncrement": time_step, "TimeIncrementUnit": "s"}
     photometric = "minisblack"
     if rgb and "C" in axes and pixels.shape[axes.index("C")] == 3:
         pixels, axes = np.moveaxis(pixels, axes.index("C"), -1), axes.replace("C", "") + "S"

@@ -211,7 +211,8 @@ def write_image_zarr(
         for box in blocks(shape, pyramid.unit):
             pyramid.base[box] = np.asarray(image.data[tuple(box[axis] for axis in back)]).transpose(order)
         scales = pyramid.build(_mean)
-        stated = pyramid.metadata(_stem(Path(path)), dict(image.pixel_size), scales, "mean")
+        time = {} if image.time_step is None else {"t": image.time_step}
+        stated = pyramid.metadata(_stem(Path(path)), image.pixel_size | time, scales, "mean")
         pyramid.state(stated | _omero(image))
     return Path(path)
 
@@ -269,23 +270,23 @@ class _Pyramid:
             above, factors = level, [*factors, 2 * factors[-1]]
         return factors
 
-    def metadata(self, name: str, pixel_size: dict[str, float], factors: Sequence[int], method: str) -> dict[str, Any]:
-        """The multiscales entry; an unknown pixel size is a scale in pixels, without a unit."""
+    def metadata(self, name: str, steps: dict[str, float], factors: Sequence[int], method: str) -> dict[str, Any]:
+        """The multiscales entry; steps are in µm and seconds, an unknown one is a scale in pixels, without a unit."""
         axes: list[dict[str, str]] = []
         for axis in self._axes:
-            unit = {"unit": "micrometer"} if axis in pixel_size else {}
+            unit = {"unit": "second" if axis == "t" else "micrometer"} if axis in steps else {}
             axes.append({"name": axis, "type": _TYPES.get(axis, "space"), **unit})
         datasets = [
-            {"path": str(level), "coordinateTransformations": self._transforms(pixel_size, factor, method == "mean")}
+            {"path": str(level), "coordinateTransformations": self._transforms(steps, factor, method == "mean")}
             for level, factor in enumerate(factors)
         ]
         made = {"description": f"halved by {method}", "method": "abbe", "version": __version__}
         entry = {"name": name, "axes": axes, "datasets": datasets, "type": method, "metadata": made}
         return {"multiscales": [self.versioned(entry)]}
 
-    def _transforms(self, pixel_size: dict[str, float], factor: int, centred: bool) -> list[dict[str, Any]]:
+    def _transforms(self, steps: dict[str, float], factor: int, centred: bool) -> list[dict[str, Any]]:
         """Scale of a level, and where its first pixel lies: a mean lies in the middle of its pixels."""
-        sizes = [pixel_size.get(axis, 1.0) for axis in self._axes]
+        sizes = [steps.get(axis, 1.0) for axis in self._axes]
         factors = [factor if axis in "yx" else 1 for axis in self._axes]
         transforms: list[dict[str, Any]] = [
             {"type": "scale", "scale": [size * coarser for size, coarser in zip(sizes, factors)]}

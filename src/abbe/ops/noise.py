@@ -14,6 +14,9 @@ measured on differences along the other, which leave it alone: of noise whose co
 and one along X, as that of interpolated images, and of noise that whole lines share, the differences have the same
 correlation along their lines as the noise itself, with nothing to be corrected for. Blocks in places with detail are
 left out. The line is corrected for what second differences do not see of noise that neighbours share.
+
+Places that say nothing. Where pixels are saturated, clipped at black or masked, their noise is gone, and the smaller a
+variance is the more it weighs. Such places are left out, as long as enough others are there.
 """
 
 from __future__ import annotations
@@ -44,6 +47,12 @@ TAIL = 0.005
 """Share of flat blocks that lie too far above the line to be explained by it, and below."""
 DARK = 0.01
 """Share of the blocks that are at least as dark as the darkest places."""
+HELD = 0.02
+"""Share of the pixels around one that are held at the smallest or largest value, above which its noise is cut off."""
+PILED = 2.0
+"""Times that they are more than those of the value next to it: darkness counted in photons ends at 0 too, uncut."""
+NOTHING_LEFT = 0.99
+"""Share of such pixels from which there is no noise to be seen."""
 LAGS = 8
 """Neighbours at which correlations are measured, on each side."""
 DEPENDENT = 0.15
@@ -67,9 +76,9 @@ class Noise:
     vertical: tuple[float, ...]
     """Correlation with the 1st, 2nd, ... neighbour along Y."""
     level: float
-    """Median of the image."""
+    """Median of the image where its noise shows."""
     dark: float = 0.0
-    """Level of its darkest places, one block in a hundred: the camera's offset if they have no light."""
+    """Level of the darkest of these places, one block in a hundred: the camera's offset if they have no light."""
 
     @property
     def verdict(self) -> Verdict:
@@ -109,6 +118,8 @@ class Blocks(NamedTuple):
     """Of independent noise that would have such second differences."""
     roughness: np.ndarray
     """Variance between the quarters of a block and of its neighbours: large where there is detail."""
+    cut: np.ndarray
+    """Share of the pixels around that are held at the image's smallest or largest value."""
 
 
 def estimate_noise(image: np.ndarray) -> Noise:
@@ -124,14 +135,17 @@ def estimate_noise(image: np.ndarray) -> Noise:
     AbbeError
         Where there are too few finite pixels.
     """
-    planes = image.reshape(math.prod(image.shape[:-2]), *image.shape[-2:])
-    blocks = Blocks(*(np.stack(part) for part in zip(*map(measure_blocks, planes), strict=True)))
+    planes = image.reshape(math.prod(image.shape[:-2]), *image.shape[-2:]).astype(np.float64)
+    planes[~np.isfinite(planes)] = np.nan  # unlike infinity it can be subtracted from itself
+    measured = map(measure_blocks, planes, share_cut_off(planes))
+    blocks = Blocks(*(np.stack(part) for part in zip(*measured, strict=True)))
     known = np.isfinite(blocks.variance)
     if np.count_nonzero(known) < LEAST:
         raise AbbeError(
             f"{np.count_nonzero(known)} blocks of {BLOCK} x {BLOCK} finite pixels in "
             f"{' x '.join(map(str, image.shape))}: too few to measure noise; expected {LEAST}, give a larger image"
         )
+    known = telling(blocks, known)
     even = least_rough(blocks, known)
     gain, intercept = fit_line(blocks.mean[even], blocks.variance[even])
     flat = even & explained(blocks.mean, blocks.variance, gain, intercept)
@@ -154,9 +168,47 @@ def difference(image: np.ndarray, weights: Sequence[float], axis: int) -> np.nda
     return found
 
 
-def measure_blocks(plane: np.ndarray) -> Blocks:
+def share_cut_off(planes: np.ndarray) -> np.ndarray:
+    """Give the share of pixels around each one of planes (..., Y, X) that are held at the smallest or largest value.
+
+    0 where these are no more than noise brings there.
+    """
+    finite = planes[np.isfinite(planes)]
+    if finite.size == 0:
+        return np.zeros(planes.shape)
+    low, high = finite.min(), finite.max()
+    inner = finite[(finite != low) & (finite != high)]
+    cut = np.zeros(planes.shape)
+    for end, next_to_it in ((low, inner.min(initial=high)), (high, inner.max(initial=low))):
+        held = share_around(planes == end)
+        piled = held > PILED * share_around(planes == next_to_it) if inner.size else True
+        cut += np.where(piled, held, 0)
+    return np.where(cut > HELD, np.minimum(cut, 1), 0)
+
+
+def share_around(marked: np.ndarray) -> np.ndarray:
+    """Give the share of marked pixels in a square of three blocks around each, plane by plane (..., Y, X)."""
+    sides = (1,) * (marked.ndim - 2) + (3 * BLOCK,) * 2
+    return ndimage.uniform_filter(marked.astype(np.float64), sides, mode="nearest")
+
+
+def telling(blocks: Blocks, known: np.ndarray) -> np.ndarray:
+    """Mark the known blocks that show the noise: those where nothing is cut off, or if these are too few the least.
+
+    Of an image without noise, such as a constant one, all blocks are marked.
+    """
+    # A mask need not have the smallest value. Second differences reach out of their block, so that its edge may be in
+    # two blocks beside a constant one.
+    masked = ndimage.maximum_filter(known & (blocks.variance == 0) & (blocks.cut == 0), (1, 5, 5))
+    shown = known & (blocks.variance > 0) & (blocks.cut < NOTHING_LEFT) & ~masked
+    if np.count_nonzero(shown) < LEAST:
+        return known
+    whole = shown & (blocks.cut == 0)
+    return whole if np.count_nonzero(whole) >= LEAST else shown & (blocks.cut <= np.median(blocks.cut[shown]))
+
+
+def measure_blocks(plane: np.ndarray, cut: np.ndarray) -> Blocks:
     """Measure level, noise and detail of the blocks of a plane (Y, X), its border pixels left out."""
-    plane = np.asarray(plane, np.float64)
     bent = difference(difference(plane, SECOND, 0), SECOND, 1)
     power = float(np.square(SECOND).sum()) ** 2
     quarters = square_means(plane[1:-1, 1:-1], 2)  # (Y / BLOCK, 2, X / BLOCK, 2)
@@ -166,6 +218,7 @@ def measure_blocks(plane: np.ndarray) -> Blocks:
         quarters.mean(axis=(1, 3)),
         square_means(bent * bent, 1)[:, 0, :, 0] / power,
         ndimage.uniform_filter(rough, 3, mode="nearest"),
+        square_means(cut[1:-1, 1:-1], 1)[:, 0, :, 0],
     )
 
 
@@ -209,12 +262,16 @@ def fit_line(mean: np.ndarray, variance: np.ndarray) -> tuple[float, float]:
 
 def straight(level: np.ndarray, variance: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     """Fit a line that does not fall; a variance is as uncertain as it is large."""
-    certainty = 1 / np.maximum(expected, max(expected.max() * 1e-6, np.finfo(float).tiny))
+    if not expected.max() > 0:
+        return 0.0, 0.0
+    weights = (expected.max() / np.maximum(expected, expected.max() * 1e-6)) ** 2
+    middle, height = np.average(level, weights=weights), np.average(variance, weights=weights)
+    aside = level - middle
     if np.ptp(level) > 1e-9 * np.abs(level).max():
-        gain, intercept = np.polyfit(level, variance, 1, w=certainty)
+        gain = np.average(aside * (variance - height), weights=weights) / np.average(aside**2, weights=weights)
         if gain > 0:
-            return float(gain), float(intercept)
-    return 0.0, float(np.average(variance, weights=(certainty / certainty.max()) ** 2))
+            return float(gain), float(height - gain * middle)
+    return 0.0, float(height)
 
 
 def explained(mean: np.ndarray, variance: np.ndarray, gain: float, intercept: float) -> np.ndarray:

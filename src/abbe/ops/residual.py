@@ -3,7 +3,8 @@
 Noise averages out. The means of blocks of B x B pixels of white noise have 1 / B² of its variance, those of noise that
 neighbours share more, by as much as its correlations say; whatever is more than that is structure, and was in the
 image. The residual is divided by the deviation of the noise at the brightness of each pixel first, so that photon noise
-counts alike in bright and in dark places.
+counts alike in bright and in dark places. Where pixels are saturated or masked there is no noise to take away: as for
+the noise itself, these places are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from abbe.ops.noise import LAGS, Noise
+from abbe.ops.noise import LAGS, LEAST, Noise, share_cut_off
 
 BLOCK = 8
 """Extent of a block, in pixels."""
@@ -50,25 +51,37 @@ def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Res
     noise
         Of ``before``, as :func:`abbe.ops.noise.estimate_noise` found it.
     """
-    taken = before.astype(np.float64) - after
-    even = evened(taken, after, noise)
+    taken = taken_away(before, after)
+    even = np.where(shows_noise(before), evened(taken, after, noise), np.nan)
     known = np.isfinite(even)
     if not known.any():
         return Residual(0.0, math.nan, math.nan)
     return Residual(float(taken[known].std()), float(even[known].std()), excess_of(even, noise))
 
 
+def taken_away(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Take a plane from another in float64; NaN where either has no value, or an infinite one."""
+    known = np.isfinite(before) & np.isfinite(after)
+    return np.subtract(before, after, out=np.full(before.shape, np.nan), where=known, dtype=np.float64)
+
+
+def shows_noise(plane: np.ndarray) -> np.ndarray:
+    """Mark the pixels whose noise is not cut off; all of them where too few are left to tell anything."""
+    whole = share_cut_off(plane) == 0
+    return whole if np.count_nonzero(whole) >= LEAST * BLOCK**2 else np.ones(plane.shape, bool)
+
+
 def evened(taken: np.ndarray, after: np.ndarray, noise: Noise) -> np.ndarray:
     """Divide what was taken away by the deviation of the noise at each pixel; NaN where there is none."""
-    scale = np.sqrt(np.maximum(noise.gain * after.astype(np.float64) + noise.intercept, 0))
-    return np.where(scale > 0, taken / np.where(scale > 0, scale, 1), np.nan)
+    variance = noise.gain * np.where(np.isfinite(after), after, 0).astype(np.float64) + noise.intercept
+    return np.where(variance > 0, taken / np.sqrt(np.where(variance > 0, variance, 1)), np.nan)
 
 
 def excess_of(even: np.ndarray, noise: Noise) -> float:
     """Divide the variance of block means by that of noise with the same variance and the known correlations."""
     rows, columns = (extent // BLOCK for extent in even.shape)
     blocks = even[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
-    means, variance = blocks[np.isfinite(blocks)], float(np.nanvar(even))
+    means, variance = blocks[np.isfinite(blocks)], float(even[np.isfinite(even)].var())
     if len(means) < FEWEST or variance == 0:
         return math.nan
     return float(means.var()) / (variance * passed_by_means(noise.vertical) * passed_by_means(noise.horizontal))
@@ -86,7 +99,8 @@ def spectrum(plane: np.ndarray) -> np.ndarray:
 
     White noise is even all over; a bright middle is structure, bright lines are stripes.
     """
-    centred = np.nan_to_num(plane - np.nanmean(plane))
+    known = np.isfinite(plane)
+    centred = np.where(known, plane - plane.mean(where=known), 0) if known.any() else np.zeros(plane.shape)
     window = np.outer(*(np.hanning(extent + 2)[1:-1] for extent in plane.shape))
     power = np.abs(np.fft.fftshift(np.fft.fft2(centred * window))) ** 2
     return 10 * np.log10(power / (power.mean() or 1) + 1e-12)

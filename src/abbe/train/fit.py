@@ -60,6 +60,7 @@ def fit(
     validate: Validate | None = None,
     resume: bool = False,
     progress: bool = True,
+    going_on: str = "",
 ) -> FitResult:
     """Train a method, keep the best and the last state, and leave the best weights in ``method``.
 
@@ -88,6 +89,8 @@ def fit(
         ends bit-equal to one without interruption when they are as many as before.
     progress
         Show progress on standard error.
+    going_on
+        How to go on after Ctrl-C, where that is not by the options --resume and --out.
 
     Raises
     ------
@@ -111,7 +114,8 @@ def fit(
     saved = _last_checkpoint(folder) if resume else None
     tune_allocator()
     to_channels_last(method)
-    run = _Run(method, training_set, validation_set, config, processes, folder, validate, saved, progress)
+    going_on = going_on or f"continue with --resume and --out {run_dir}"
+    run = _Run(method, training_set, validation_set, config, processes, folder, validate, saved, progress, going_on)
     return run.go()
 
 
@@ -129,7 +133,9 @@ class _Run:
         validate: Validate | None,
         saved: dict[str, Any] | None,
         progress: bool,
+        going_on: str,
     ) -> None:
+        self.going_on = going_on
         self.method, self.training_set, self.config, self.folder = method, training_set, config, folder
         self.processes = processes
         self.start = saved["step"] if saved else 0
@@ -173,7 +179,7 @@ class _Run:
                 with ended_helpers(trainer):
                     trainer.fit(self.module, self._batches())
         except Interrupted:
-            self._note(f"stopped at step {self.module.step}; continue with --resume and --out {self.folder.path}")
+            self._note(f"stopped at step {self.module.step}; {self.going_on}")
             if not self.processes.leads:
                 self.processes.leave(130)
             raise KeyboardInterrupt from None

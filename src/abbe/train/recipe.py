@@ -107,7 +107,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if (min(value, default=0) if isinstance(value, tuple) else value) < least:
+            if not (min(value, default=0) if isinstance(value, tuple) else value) >= least:  # NaN is neither
                 raise AbbeError(f"train.{name}: expected at least {least}, found {value}")
         if not 0 <= self.ema_decay < 1:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")

@@ -187,7 +187,7 @@ ENTRIES = {
     "resnet50_v1": _RESNET,
     "resnet101_v1": _RESNET,
     "resnet152_v1": _RESNET,
-    "resnet20_cifar": _RESNET,
+    "resnet20_cifar": replace(_RESNET, recipe="resnet20_cifar"),
     "resnet32_cifar": _RESNET,
     "resnet44_cifar": _RESNET,
     "resnet56_cifar": _RESNET,

@@ -251,7 +251,8 @@ def print_stack(
     side, frames = arguments.side, arguments.frames
     rows = speed_rows(names, times, side * side * frames / 1e6)
     rows = [[*row, f"{peak:.2f}" if peak else ""] for row, peak in zip_longest(rows, peaks)]
-    title = f"{frames} planes of {side}² in 16 bits, {conditions(arguments)}, {arguments.repeats} rounds in turns"
+    title = f"{frames} planes of {side}² in 16 bits, {conditions(arguments)}, rounds in turns: {arguments.repeats}"
     print_table(title, [*speed_header(), "peak GiB"], rows)
-    print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32. Memory is that of the process tree in a")
-    print("round before the timed ones, without pages that files back.")
+    print("From a TIFF to an array: Abbe's in 16 bits, CAREamics' in float32.")
+    if peaks:
+        print("Memory is that of the process tree in a round before the timed ones, without pages that files back.")

@@ -247,6 +247,8 @@ def spell_course(run: Path) -> str:
     losses = history["validation_loss"].dropna() if "validation_loss" in history else pd.Series(dtype=float)
     if losses.empty:
         return ""
+    if len(losses) == 1:
+        return f"blind-spot loss {losses.iloc[0]:.4g}, validated once"
     return (
         f"blind-spot loss {losses.iloc[0]:.4g} at the first validation, {losses.iloc[-1]:.4g} at the last, "
         f"{losses.min():.4g} at the best, which is kept"

@@ -17,16 +17,33 @@ def drawn(seed: int, channels: int, side: int = 17, scale: float = 1.0, offset: 
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 99), st.integers(1, 5), st.integers(0, 3), st.floats(0, 30), st.floats(-5, 5))
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(0, 3), st.floats(0, 30), st.floats(0, 9), st.floats(-5, 5))
 def test_any_picture_keeps_its_shape_and_stays_finite(
-    seed: int, channels: int, operations: int, magnitude: float, offset: float
+    seed: int, channels: int, operations: int, magnitude: float, spread: float, offset: float
 ) -> None:
     image = drawn(seed, channels, offset=offset)
-    found = randaugment(image, operations, magnitude, np.random.default_rng(seed))
+    found = randaugment(image, operations, magnitude, spread, np.random.default_rng(seed))
     assert found.shape == image.shape
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
-    assert np.array_equal(found, randaugment(image, operations, magnitude, np.random.default_rng(seed)))
+    assert np.array_equal(found, randaugment(image, operations, magnitude, spread, np.random.default_rng(seed)))
+
+
+def test_strengths_are_drawn_around_the_magnitude_within_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[float] = []
+
+    def noted(image: np.ndarray, strength: float, generator: np.random.Generator) -> np.ndarray:
+        found.append(30 * strength)
+        return image
+
+    monkeypatch.setattr("abbe.data.randaugment.GREY", [noted])
+    monkeypatch.setattr("abbe.data.randaugment.GEOMETRY", [])
+    randaugment(drawn(0, 1), 3, 9, 0, np.random.default_rng(0))
+    assert found == [9, 9, 9]
+    randaugment(drawn(0, 1), 4000, 27, 1.5, np.random.default_rng(0))
+    assert max(found) == 30
+    assert np.median(found[3:]) == pytest.approx(27, abs=0.1)
+    assert np.quantile(found[3:], 0.159) == pytest.approx(27 - 1.5, abs=0.15)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)

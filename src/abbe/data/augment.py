@@ -113,6 +113,8 @@ class AugmentConfig:
     """Operations of RandAugment after all that, of planes; where objects are labelled only such as move no pixel."""
     randaugment_magnitude: float = 9.0
     """Their strength, 0 to 30."""
+    randaugment_spread: float = 0.0
+    """Standard deviation of that strength, drawn anew for each operation."""
     erase_probability: float = 0.0
     """Chance that a random rectangle of a plane becomes noise, which for labels is still the object."""
 
@@ -127,8 +129,8 @@ def augment(sample: Sample, config: AugmentConfig, generator: np.random.Generato
     warp = _draw_warp(sample, size, anchor, config, generator)
     image = change_intensity(warp.linear(sample.image), config, generator)
     if len(size) == 2 and config.randaugment_operations:
-        n, magnitude = config.randaugment_operations, config.randaugment_magnitude
-        image = randaugment(image, n, magnitude, generator, geometry=sample.labels is None)
+        strength = config.randaugment_magnitude, config.randaugment_spread
+        image = randaugment(image, config.randaugment_operations, *strength, generator, geometry=sample.labels is None)
     if len(size) == 2 and config.erase_probability and generator.random() < config.erase_probability:
         image = erase(image, generator)
     return replace(

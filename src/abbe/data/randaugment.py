@@ -28,7 +28,13 @@ Change = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
 def randaugment(
-    image: np.ndarray, operations: int, magnitude: float, generator: np.random.Generator, *, geometry: bool = True
+    image: np.ndarray,
+    operations: int,
+    magnitude: float,
+    spread: float,
+    generator: np.random.Generator,
+    *,
+    geometry: bool = True,
 ) -> np.ndarray:
     """Do some operations of RandAugment, one after another.
 
@@ -40,15 +46,18 @@ def randaugment(
         How many, the paper's N.
     magnitude
         How strong, 0 to 30, the paper's M.
+    spread
+        Standard deviation of the strength from operation to operation; the paper has none, timm's recipes have.
     generator
         Of the draws.
     geometry
         Allow those that move pixels; not where labels must stay on them.
     """
     chosen = [*GREY, *GEOMETRY] if geometry else GREY
-    strength = min(max(magnitude, 0.0), STRONGEST) / STRONGEST
     for _ in range(operations):
-        image = chosen[int(generator.integers(len(chosen)))](image, strength, generator)
+        change = chosen[int(generator.integers(len(chosen)))]
+        drawn = generator.normal(magnitude, spread) if spread else magnitude
+        image = change(image, min(max(drawn, 0.0), STRONGEST) / STRONGEST, generator)
     return np.ascontiguousarray(image, dtype=np.float32)
 
 

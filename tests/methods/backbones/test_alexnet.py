@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from abbe.methods.backbones.alexnet import VARIANTS, build
+from abbe.methods.backbones.alexnet import VARIANTS, LocalResponseNorm, build
 from abbe.nn.pyramid import Backbone
 from abbe.weights.load import load_strict
 from abbe.weights.rename import recognise
@@ -51,6 +51,17 @@ def test_it_equals_torchvision(extents: tuple[int, int], randomised: Draw) -> No
         assert_same(forward_and_gradient(ours, x), forward_and_gradient(theirs, x))
     else:  # torchvision pools maps of any size too
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_normalisation_equals_pytorchs_and_is_there_for_16_bits() -> None:
+    x = 30 * noise(2, 7, 5, 6)
+    expected = nn.LocalResponseNorm(5, 5 * 1e-4, 0.75, 2.0)(x)  # divides its alpha by 5
+    assert_same([LocalResponseNorm()(x)], [expected])
+    leaf = x.bfloat16().requires_grad_()
+    found = LocalResponseNorm()(leaf)
+    found.sum().backward()
+    assert found.dtype == leaf.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
 
 
 def on_two_devices(tensors: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:

@@ -128,9 +128,23 @@ def pool() -> nn.Module:
     return nn.MaxPool2d(3, 2)
 
 
+class LocalResponseNorm(nn.Module):
+    """Channels divided by what their neighbours at the same place have (Section 3.3).
+
+    PyTorch's divides α by the number of neighbours, which the paper does not, and is not there for bfloat16 on a CPU.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise maps (B, C, Y, X); the sums are of 32 bits."""
+        reach = NEIGHBOURS // 2
+        squares = F.pad(x.float().square(), (0, 0, 0, 0, reach, reach))  # (B, reach + C + reach, Y, X)
+        neighbours = squares.unfold(1, NEIGHBOURS, 1).sum(dim=-1)  # (B, C, Y, X)
+        return x * (K + ALPHA * neighbours).pow(-BETA).to(x.dtype)
+
+
 def norm(normalise: bool) -> nn.Module:
-    """Local response normalisation, or nothing; PyTorch divides α by the number of neighbours, the paper does not."""
-    return nn.LocalResponseNorm(NEIGHBOURS, NEIGHBOURS * ALPHA, BETA, K) if normalise else nn.Identity()
+    """Local response normalisation, or nothing."""
+    return LocalResponseNorm() if normalise else nn.Identity()
 
 
 def initialise(network: AlexNet) -> None:

@@ -101,13 +101,21 @@ def test_far_neighbours_are_not_all_hidden() -> None:
     assert options_of("structn2v", noise)["reach"] == self_training.FARTHEST
 
 
-def test_a_folder_is_restored_from_itself(tmp_path: Path) -> None:
+def test_a_folder_is_restored_from_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = self_training.recipe_of
+
+    def by_steps(*given):  # a busy machine makes too few in some seconds
+        recipe = small(*given)
+        recipe.train.steps = 300
+        return recipe
+
+    monkeypatch.setattr(self_training, "recipe_of", by_steps)
     for seed in range(3):
         tifffile.imwrite(tmp_path / f"{seed}.tif", noisy(seed))
     (tmp_path / "broken.tif").write_bytes(b"II*\0nothing")
     told: list[str] = []
     out = tmp_path / "out"
-    result = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=0.15), tell=told.append)
+    result = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=10), tell=told.append)
     assert [Path(name).name for name, _ in result.failures] == ["broken.tif"]
     assert any("independent from pixel to pixel" in line for line in told)
     for seed in range(3):

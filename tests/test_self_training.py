@@ -131,7 +131,7 @@ def test_a_folder_is_restored_from_itself(tmp_path: Path, monkeypatch: pytest.Mo
     assert any(line.endswith("pieces of 3 frames of 3 images") for line in told)
     assert "spectrum" in page
     again: list[str] = []
-    second = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=0.15), tell=again.append)
+    second = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=10), tell=again.append)
     assert second.skipped == 3
     assert any("earlier run" in line for line in again)
     with pytest.raises(AbbeError, match="take it as it is with --model"):

@@ -242,12 +242,7 @@ def micrometres(value: Any, unit: str | None) -> float | None:
         (unit or "µm").strip().replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace("Âµ", "µ").replace("\u03bc", "µ")
     )
     word = unit if len(unit) <= 2 else unit.lower()
-    factor = _MICROMETRES.get(word) or _MICROMETRES.get(word.removesuffix("s"))
-    try:
-        length = float(value) * factor if factor else math.nan
-    except (TypeError, ValueError):
-        return None
-    return length if math.isfinite(length) and length > 0 else None
+    return _in_units(value, word, _MICROMETRES)
 
 
 _SECONDS = {
@@ -259,12 +254,17 @@ _SECONDS = {
 def seconds(value: Any, unit: str | None) -> float | None:
     """Convert a time to seconds; None where the unit is no time or the value is not a positive number."""
     word = (unit or "s").strip().lower().replace("\u03bc", "µ")
-    factor = _SECONDS.get(word) or _SECONDS.get(word.removesuffix("s"))
+    return _in_units(value, word, _SECONDS)
+
+
+def _in_units(value: Any, word: str, units: Mapping[str, float]) -> float | None:
+    """Multiply a number by what its unit is worth, in the plural too; None without either."""
+    factor = units.get(word) or units.get(word.removesuffix("s"))
     try:
-        time = float(value) * factor if factor else math.nan
+        found = float(value) * factor if factor else math.nan
     except (TypeError, ValueError):
         return None
-    return time if math.isfinite(time) and time > 0 else None
+    return found if math.isfinite(found) and found > 0 else None
 
 
 def known(sizes: Mapping[str, float | None]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -168,11 +169,29 @@ def test_workers_and_schedulers_that_are_gone_are_told(scheduler: tuple[str, lis
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://127.0.0.1:1", "nothing.invalid:1", "tcp://nothing.invalid:1", "http://a:1", "nonsense", ""]
+    "address",
+    [
+        "tcp://127.0.0.1:1",
+        "nothing.invalid:1",
+        "tcp://nothing.invalid:1",
+        "tcp://127.0.0.1:x",
+        "tls://127.0.0.1:1",
+        "http://a:1",
+        "nonsense",
+        "",
+    ],
 )
-def test_a_scheduler_that_is_not_there_is_told(address: str) -> None:
+def test_a_scheduler_that_is_not_there_is_told_and_nothing_is_left_open(address: str) -> None:
+    before = open_clients()
     with pytest.raises(AbbeError, match=re.escape(address) + r": no Dask scheduler answers there .*tcp://host:8786"):
         Cluster(address=address, timeout=1)
+    assert open_clients() == before
+
+
+def open_clients() -> list[int]:
+    """Connections that are not closed; the garbage collector would have to do it, and can wait for ever over that."""
+    clients = [thing for thing in gc.get_objects() if issubclass(type(thing), distributed.Client)]
+    return [id(client) for client in clients if client.status != "closed"]
 
 
 @pytest.mark.parametrize("number", [0, -1, 100_000])
@@ -188,7 +207,7 @@ def test_no_process_is_left_when_there_is_no_connection(monkeypatch: pytest.Monk
         raise OSError("no connection")
 
     before = children()
-    monkeypatch.setattr(distributed, "Client", refuse)
+    monkeypatch.setattr(distributed.Client, "start", refuse)
     with pytest.raises(AbbeError, match="no connection"):
         Cluster(1)
     assert children() - before == set()

@@ -69,7 +69,7 @@ class Cluster:
         if workers is not None:
             _check_number(workers)
         try:
-            import distributed
+            import distributed  # noqa: F401
         except ImportError as error:
             raise AbbeError("workers need Dask, which is not installed; pip install 'abbe[cluster]'") from error
         self.patience = patience
@@ -79,8 +79,8 @@ class Cluster:
             stack.enter_context(_quiet())
             local = None if address is not None else stack.enter_context(_start(workers))
             try:
-                self.client = distributed.Client(local or address, set_as_default=False, timeout=timeout)
-            except (OSError, ValueError) as error:
+                self.client = _connect(local or address, timeout)
+            except (OSError, TypeError, ValueError) as error:
                 raise AbbeError(
                     f"{address}: no Dask scheduler answers there ({reason(error)}); is it running, and is this the "
                     "address that it told, such as tcp://host:8786?"
@@ -265,6 +265,25 @@ def _start(workers: int | None) -> Iterator[Any]:
         yield local
     finally:
         local.close()
+
+
+def _connect(target: Any, timeout: float) -> Any:
+    """Connect to a scheduler; what is left of a vain attempt is closed here.
+
+    Left to the garbage collector, its finaliser can wait for ever for a lock that its own thread holds, as when the
+    collector runs while another cluster starts.
+    """
+    import distributed
+
+    class Client(distributed.Client):
+        def start(self, **options: Any) -> None:
+            try:
+                super().start(**options)
+            except BaseException:
+                self.close()
+                raise
+
+    return Client(target, set_as_default=False, timeout=timeout)
 
 
 @contextmanager

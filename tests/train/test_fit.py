@@ -188,6 +188,17 @@ def test_validation_every_other_epoch_and_at_the_end(toy: ModuleType, tmp_path: 
     assert list(result.history["error"].notna()) == [False, True, True]
 
 
+def test_a_figure_of_the_training_is_not_taken_for_the_validations(toy: ModuleType, tmp_path: Path) -> None:
+    class Telling(toy.Toy):  # type: ignore[name-defined]
+        def training_step(self, batch: Any, *, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            losses = super().training_step(batch, generator=generator)
+            return {**losses, "error": torch.zeros(())}
+
+    result = toy.train(tmp_path / "run", Telling(), validate_every=2, epochs=4)
+    assert list(result.history["error"].notna()) == [False, True, False, True]
+    assert result.history["error"].min() == result.best_score > 0
+
+
 def test_validation_loss_decides_without_a_metric(toy: ModuleType, tmp_path: Path) -> None:
     arguments = (toy.Toy(), toy.Squares(), toy.Squares(7), TrainConfig(**toy.CONFIG), tmp_path / "run")
     result = fit(*arguments, progress=False)

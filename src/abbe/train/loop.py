@@ -193,7 +193,7 @@ class TrainingLoop(lightning.Callback):
     def _finish_epoch(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
         epoch = self._epoch(module.step)
         rates = {"learning_rate": module.learning_rate}
-        row = {"epoch": epoch, "step": module.step, **rates, **self.losses.means()}
+        row = {"epoch": epoch, "step": module.step, **rates, **self._training_means()}
         if epoch % self.config.validate_every == 0 or self._is_last(module.step):
             row |= self._validated(trainer, module, epoch)
         row["seconds"] = round(time.monotonic() - self.epoch_began, 3)
@@ -204,6 +204,11 @@ class TrainingLoop(lightning.Callback):
         self.epoch_began = time.monotonic()
         self._record(module, row)
         trainer.should_stop = trainer.should_stop or self.stopped_early or self.clock.over
+
+    def _training_means(self) -> dict[str, float]:
+        """Of the epoch; what a method tells while it learns is not taken for the validation's figure of that name."""
+        means = self.losses.means()
+        return {name: mean for name, mean in means.items() if self.validate is None or name != self.watch.name}
 
     def _count_plateaus(self, module: TrainedMethod) -> None:
         """Count them from the history, which a checkpoint keeps, so that a resumed run goes on at the same rate."""
@@ -301,7 +306,7 @@ class TrainingLoop(lightning.Callback):
         return record.means()
 
     def _judge(self, metrics: dict[str, float], module: TrainedMethod, epoch: int) -> None:
-        score = {"epoch": epoch, **self.losses.means(), **metrics}.get(self.watch.name)
+        score = {"epoch": epoch, **self._training_means(), **metrics}.get(self.watch.name)
         if score is None:
             raise AbbeError(f"validation gives no {self.watch.name!r}, which decides; it gives {', '.join(metrics)}")
         if not self.standing.judge(score, self.watch.mode, epoch):

@@ -13,7 +13,8 @@ the level.
 photons and read-out. Richardson-Lucy and Wiener's filter of scikit-image are told that function, and their number of
 iterations and balance are those that are best on these very scenes; the network is told nothing.
 
-``microscope``: the same for one known microscope, with a model that was trained for it in so many minutes.
+``microscope``: the same for one known microscope, with a model that was trained for it in so many minutes, which the
+network that it started from is held against.
 """
 
 from __future__ import annotations
@@ -237,7 +238,9 @@ def microscope(arguments: argparse.Namespace) -> None:
         path = Path(folder) / "microscope.toml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
         model = abbe.load(train_recipe(path, out=Path(folder) / "run", tell=print).model)
+    blind = abbe.load("deblur")
     tell([[arguments.psf, *row(trial, model)]], model)
+    tell([[arguments.psf, *row(trial, blind)]], blind)
     draw(trial, model, arguments.picture)
 
 

@@ -142,11 +142,16 @@ def test_swapped_pairs_are_told(tmp_path, bad, good) -> None:
     (folder / "noisy").rename(folder / "other")
     (folder / "clean").rename(folder / bad)
     (folder / "other").rename(folder / good)
-    assert "swapped?" in told_of(folder)
-    (folder / bad).rename(folder / "other")
-    (folder / good).rename(folder / bad)
-    (folder / "other").rename(folder / good)
+    assert "has more noise than" in told_of(folder)
+    swap(folder, bad, good)
     assert "swapped?" not in told_of(folder)
+
+
+def swap(folder: Path, one: str, other: str) -> None:
+    """Give two folders each other's name."""
+    (folder / one).rename(folder / "aside")
+    (folder / other).rename(folder / one)
+    (folder / "aside").rename(folder / other)
 
 
 @pytest.mark.parametrize("words", [("blur", "sharp"), ("input", "target")])
@@ -161,6 +166,23 @@ def test_blurred_images_have_less_noise_and_are_not_swapped(tmp_path, words) -> 
         for word, image in zip(words, images, strict=True):
             tifffile.imwrite(folder / word / f"{seed}.tif", image.astype(np.float32))
     assert "swapped?" not in told_of(folder)
+
+
+@pytest.mark.parametrize("words", [("blur", "sharp"), ("blurred", "sharp"), ("input", "target"), ("lr", "hr")])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_swapped_pairs_of_blur_are_told(tmp_path, words, noise) -> None:
+    """Whether the noise came after the blur, as a camera's does, or there is none."""
+    generator = np.random.default_rng(0)
+    for word in words:
+        (tmp_path / "data" / word).mkdir(parents=True)
+    for seed in range(3):
+        sharp = np.kron(generator.random((24, 24)), np.ones((6, 6)))
+        for word, image in zip(words, (ndimage.gaussian_filter(sharp, 2), sharp), strict=True):
+            noisy = image + generator.normal(0, noise, image.shape)
+            tifffile.imwrite(tmp_path / "data" / word / f"{seed}.tif", noisy.astype(np.float32))
+    assert "swapped?" not in told_of(tmp_path / "data")
+    swap(tmp_path / "data", *words)
+    assert "has less detail than" in told_of(tmp_path / "data")
 
 
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:

@@ -22,6 +22,7 @@ from abbe.data.select import select
 from abbe.errors import AbbeError
 from abbe.methods.restoration.restore import CLEAN, Restoration
 from abbe.ops.boxes import slices
+from abbe.ops.detail import Detail, measure_detail
 from abbe.ops.noise import estimate_noise
 from abbe.settings import ImageSettings
 from abbe.tiling.grid import plan
@@ -38,9 +39,13 @@ NOISY = ("noisy", "low", "raw")
 BLURRED = ("blur", "blurred")
 """What those are called that have less."""
 PAIRS = 5
-"""Pairs whose noise is compared."""
+"""Pairs whose noise and detail are compared."""
 SWAPPED = 2.0
 """By what factor the noise of a good image is suspiciously above that of its bad one."""
+SHARPER = 1.5
+"""By what factor the share of detail in a bad image is suspiciously above that in its good one."""
+CLEAR = 3.0
+"""How far that detail must stand above the noise, lest noise be taken for detail."""
 NOISE_ALONE = 1.2
 """Up to what factor of a good image's noise all that a bad one lacks is noise: detail would add to it."""
 SIMULATED = ("train", "val", "seed")
@@ -125,29 +130,38 @@ def _weights(recipe: Recipe, sizes: Sequence[int]) -> list[float] | None:
 
 def seem_swapped(pairs: Sequence[CleanImage]) -> str:
     """Say so where most of a few pairs look as if the good image were the bad one."""
-    looked_at = [one for one in pairs if one.worse is not None and one.word not in BLURRED][:PAIRS]
-    swapped = sum(map(_seems_swapped, looked_at))
-    if not looked_at or 2 * swapped <= len(looked_at):
+    looked_at = [one for one in pairs if one.worse is not None][:PAIRS]
+    found = [sign for sign in map(_sign_of_swapping, looked_at) if sign]
+    if 2 * len(found) <= len(looked_at):
         return ""
-    first = looked_at[0]
-    return f"{first.clean} has more noise than {first.worse}, and so have most pairs; are good and bad images swapped?"
+    first, sign = looked_at[0], max(found, key=found.count)
+    return f"{first.clean} has {sign} than {first.worse}, and so have most pairs; are good and bad images swapped?"
 
 
-def _seems_swapped(pair: CleanImage) -> bool:
-    """Look whether the good image has more noise.
+def _sign_of_swapping(pair: CleanImage) -> str:
+    """Name what the good image should not have, "more noise" or "less detail"; empty where all is well.
 
-    So it may where the bad one is blurred. Unless its name says that it is noisy, it must therefore lack nothing else:
-    blur takes away detail as well.
+    It may have more noise where the bad one is blurred. Unless that is noisy, by its name, it must therefore lack
+    nothing else: blur takes away detail as well.
     """
     assert pair.worse is not None
-    good, bad = (_one_plane(read(path)) for path in (pair.clean, pair.worse))
+    planes = [_one_plane(read(path)) for path in (pair.clean, pair.worse)]
     try:
-        noise, other = estimate_noise(good), estimate_noise(bad)
+        noises = [estimate_noise(plane) for plane in planes]
     except AbbeError:  # too small for it
-        return False
-    more = noise.deviation(noise.level) > SWAPPED * other.deviation(other.level)
-    alone = np.nanstd(good - bad.astype(np.float64)) < NOISE_ALONE * noise.deviation(np.nanmean(good))
-    return bool(more and (pair.word in NOISY or alone))
+        return ""
+    usual, bad_usual = (noise.deviation(noise.level) for noise in noises)
+    mean, bad_mean = (noise.deviation(np.nanmean(plane)) for noise, plane in zip(noises, planes, strict=True))
+    good, bad = (measure_detail(plane, sigma**2) for plane, sigma in zip(planes, (mean, bad_mean), strict=True))
+    lacks_noise_alone = np.nanstd(np.subtract(*planes, dtype=np.float64)) < NOISE_ALONE * mean
+    by_noise = pair.word in NOISY or (lacks_noise_alone and pair.word not in BLURRED and not _is_sharper(good, bad))
+    if by_noise and usual > SWAPPED * bad_usual:
+        return "more noise"
+    return "less detail" if _is_sharper(bad, good) else ""
+
+
+def _is_sharper(detail: Detail, other: Detail) -> bool:
+    return detail.over_noise > CLEAR and detail.share > SHARPER * other.share
 
 
 def _one_plane(image: Image) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nd2 import structures
 
 from abbe.data.microscopes import microscope_of
 from abbe.data.read import read
@@ -28,8 +29,8 @@ def numbers(*shape: int) -> np.ndarray:
 # --- LIF ----------------------------------------------------------------------------------------------------------
 
 
-def write_lif(path: Path, images: Sequence[np.ndarray], step: float = 0.25e-6) -> None:
-    """Write images (C, Z, Y, X) of 16 bits, pixels ``step`` metres apart."""
+def write_lif(path: Path, images: Sequence[np.ndarray], step: float = 0.25e-6, planes: str = "Z") -> None:
+    """Write images (C, Z, Y, X) of 16 bits, pixels ``step`` metres apart; ``planes`` T are times, 2.5 s apart."""
     elements, blocks = "", b""
     for number, pixels in enumerate(images):
         n_channels, depth, height, width = pixels.shape
@@ -38,11 +39,13 @@ def write_lif(path: Path, images: Sequence[np.ndarray], step: float = 0.25e-6) -
             f'Max="1" Unit="" LUTName="Green" IsLUTInverted="0" BytesInc="{i * width * height * 2}" BitInc="0"/>'
             for i in range(n_channels)
         )
-        strides = {1: (width, 2), 2: (height, 2 * width), 3: (depth, 2 * width * height * n_channels)}
+        last, between, unit = (3, step, "m") if planes == "Z" else (4, 2.5, "s")
+        rows = [(1, width, 2, step, "m"), (2, height, 2 * width, step, "m")]
+        rows += [(last, depth, 2 * width * height * n_channels, between, unit)]
         dimensions = "".join(
             f'<DimensionDescription DimID="{axis}" NumberOfElements="{extent}" Origin="0" '
-            f'Length="{step * (extent - 1)}" Unit="m" BytesInc="{stride}" BitInc="0"/>'
-            for axis, (extent, stride) in strides.items()
+            f'Length="{apart * (extent - 1)}" Unit="{unit}" BytesInc="{stride}" BitInc="0"/>'
+            for axis, extent, stride, apart, unit in rows
         )
         elements += (
             f'<Element Name="s{number}" UniqueID="{number}"><Data><Image><ImageDescription>'
@@ -71,6 +74,16 @@ def test_lif_arrives_with_axes_scale_and_pixels(tmp_path):
         np.testing.assert_array_equal(image.select(z=z).planar().region(2, 9, 3, 30), pixels[:, z, 2:9, 3:])
 
 
+def test_lif_times(tmp_path):
+    pixels = numbers(1, 3, 20, 30)
+    write_lif(tmp_path / "a.lif", [pixels], planes="T")
+    image = read(tmp_path / "a.lif")
+    assert (image.axes, image.time_step) == ("TYX", 2.5)
+    np.testing.assert_array_equal(image.data[...], pixels[0])
+    write_lif(tmp_path / "a.lif", [pixels])
+    assert read(tmp_path / "a.lif").time_step is None
+
+
 def test_a_lif_that_is_cut_is_told(tmp_path):
     write_lif(tmp_path / "a.lif", [numbers(1, 1, 20, 30)])
     whole = (tmp_path / "a.lif").read_bytes()
@@ -84,7 +97,8 @@ def test_a_lif_that_is_cut_is_told(tmp_path):
 
 CZI_XML = (
     b"<ImageDocument><Metadata><Information><Image><Dimensions><Channels><Channel Name='DAPI'/><Channel Name='GFP'/>"
-    b"</Channels></Dimensions></Image></Information><Scaling><Items><Distance Id='X'><Value>3.25E-07</Value></Distance>"
+    b"</Channels><T><Positions><Interval><Start>0</Start><Increment>1.5</Increment></Interval></Positions></T>"
+    b"</Dimensions></Image></Information><Scaling><Items><Distance Id='X'><Value>3.25E-07</Value></Distance>"
     b"<Distance Id='Y'><Value>6.5E-07</Value></Distance></Items></Scaling></Metadata></ImageDocument>"
 )
 
@@ -143,6 +157,17 @@ def test_czi_mosaics_are_pasted_and_pyramids_left_out(tmp_path):
     np.testing.assert_array_equal(image.planar().region(5, 18, 10, 30), pixels[:, 5:18, 10:30])
 
 
+def test_czi_times(tmp_path):
+    pixels = numbers(3, 20, 30)
+    places = [{"X": (0, 30), "Y": (0, 20), "T": (time, 1)} for time in range(3)]
+    write_czi(tmp_path / "a.czi", [(place, one, 1) for place, one in zip(places, pixels)], 1)
+    image = read(tmp_path / "a.czi")
+    assert (image.axes, image.time_step) == ("TYX", 1.5)
+    np.testing.assert_array_equal(image.data[...], pixels)
+    write_czi(tmp_path / "a.czi", [(places[0], pixels[0], 1)], 1)
+    assert read(tmp_path / "a.czi").time_step is None
+
+
 def test_czi_colours_are_red_green_blue_and_the_first_scene_is_read(tmp_path):
     colours = np.random.default_rng(0).integers(0, 255, (2, 12, 16, 3)).astype("u1")
     tiles = [
@@ -172,7 +197,7 @@ def test_a_czi_that_is_cut_is_told(tmp_path):
 def nd2_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Put a reader of these pixels in the place of nd2; gives the frames that it was asked for."""
 
-    def stand_in(pixels: np.ndarray, axes: str) -> list[int]:
+    def stand_in(pixels: np.ndarray, axes: str, loops: list[Any] | None = None) -> list[int]:
         counted = [extent for axis, extent in zip(axes, pixels.shape) if axis not in "CYXS"]
         frames = pixels.reshape(-1, *pixels.shape[len(counted) :])
         asked: list[int] = []
@@ -184,7 +209,7 @@ def nd2_of(monkeypatch: pytest.MonkeyPatch) -> Any:
             )
 
             def __init__(self, path: Path):
-                self.path = path
+                self.path, self.experiment = path, loops or []
 
             def __enter__(self) -> File:
                 return self
@@ -220,6 +245,35 @@ def test_nd2_planes_are_read_one_at_a_time(tmp_path, nd2_of):
     for top in (0, 5):
         np.testing.assert_array_equal(plane.region(top, top + 5, 3, 30), pixels[1, 0, 2, :, top : top + 5, 3:])
     assert asked == [np.ravel_multi_index((1, 0, 2), (2, 3, 4))]
+
+
+def time_loop(asked: float, average: float) -> structures.TimeLoop:
+    """What the real reader tells of a series, in ms."""
+    period = structures.PeriodDiff(avg=average)
+    return structures.TimeLoop(4, 0, structures.TimeLoopParams(0, asked, 4 * asked, period))
+
+
+def phases(number: int) -> structures.NETimeLoop:
+    """Describe a series of several phases, each with its own period."""
+    period = structures.Period(0, 2000, 8000, structures.PeriodDiff(avg=2500), count=4)
+    return structures.NETimeLoop(4 * number, 0, structures.NETimeLoopParams([period] * number))
+
+
+@pytest.mark.parametrize(
+    ("loops", "expected"),
+    [
+        ([structures.ZStackLoop(3, 0, None), time_loop(asked=2000, average=2500)], 2.5),
+        ([time_loop(asked=2000, average=0)], 2.0),
+        ([time_loop(asked=0, average=0)], None),
+        ([phases(1)], 2.5),
+        ([phases(2)], None),
+        ([], None),
+    ],
+)
+def test_nd2_times(tmp_path, nd2_of, loops, expected):
+    (tmp_path / "a.nd2").write_bytes(b"\xda\xce\xbe\n" + b"\0" * 40)
+    nd2_of(numbers(4, 20, 30), "TYX", loops)
+    assert read(tmp_path / "a.nd2").time_step == expected
 
 
 def test_nd2_colours(tmp_path, nd2_of):

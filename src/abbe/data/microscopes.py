@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from abbe.data.axes import LETTERS, Bounds, LazyArray, View, known, micrometres
+from abbe.data.axes import LETTERS, Bounds, LazyArray, View, known, micrometres, seconds
 from abbe.data.image import Image
 from abbe.errors import AbbeError
 
@@ -105,7 +105,7 @@ class Planes(LazyArray):
             return self._kept[position]
 
 
-def _image(data: Any, axes: str, pixel_size: Mapping[str, float | None]) -> Image:
+def _image(data: Any, axes: str, pixel_size: Mapping[str, float | None], time_step: float | None) -> Image:
     """Take the axes that an image can have; of the others (positions, scenes, angles) the first index."""
     image, order, letters = Image(data, axes), list[int](), ""
     for i, letter in enumerate(axes):
@@ -117,6 +117,7 @@ def _image(data: Any, axes: str, pixel_size: Mapping[str, float | None]) -> Imag
         elif data.shape[i] > 1:
             image.warnings.append(f"{data.shape[i] - 1} more of axis {letter} are not read")
     image.data, image.axes, image.pixel_size = View(data, order), letters, known(pixel_size)
+    image.time_step = time_step if "T" in letters else None
     return image
 
 
@@ -134,7 +135,7 @@ def _open_nd2(path: Path) -> Image:
 
     with nd2.ND2File(path) as file:
         sizes, dtype = dict(file.sizes), file.dtype
-        voxel, names = file.voxel_size(), _nd2_channels(file)
+        voxel, names, time_step = file.voxel_size(), _nd2_channels(file), _nd2_time_step(file)
     counted = [axis for axis in sizes if axis not in "CYXS"]
     shape = [sizes[axis] for axis in counted]
 
@@ -144,7 +145,17 @@ def _open_nd2(path: Path) -> Image:
 
     data = Planes(tuple(sizes.values()), dtype, len(counted), read, path.name)
     scale = {axis: micrometres(getattr(voxel, axis), "µm") for axis in "zyx"}
-    return _named(_image(data, "".join(sizes), scale), names)
+    return _named(_image(data, "".join(sizes), scale, time_step), names)
+
+
+def _nd2_time_step(file: Any) -> float | None:
+    """Seconds between times: as they came on average, else as they were asked for; None of several phases."""
+    with suppress(Exception):
+        loop = next(loop for loop in file.experiment if loop.type in ("TimeLoop", "NETimeLoop"))
+        (phase,) = getattr(loop.parameters, "periods", [loop.parameters])
+        average = phase.periodDiff.avg if phase.periodDiff else 0
+        return seconds(average or phase.periodMs, "ms")
+    return None
 
 
 def _nd2_channels(file: Any) -> list[str]:
@@ -165,7 +176,8 @@ def _open_lif(path: Path) -> Image:
             raise AbbeError(f"{path.name}: holds no images")
         first: Any = file.images[0]
         sizes, dtype, in_frame = dict(first.sizes), first.dtype, set(first.frames.frame_dims)
-        scale = {axis.lower(): _lif_step(first.coords.get(axis)) for axis in "ZYX" if axis in sizes}
+        scale = {axis.lower(): micrometres(_lif_step(first, axis), "m") for axis in "ZYX"}
+        time_step = seconds(_lif_step(first, "T"), "s")
     counted = [axis for axis in sizes if axis not in in_frame]
 
     def read(position: tuple[int, ...]) -> np.ndarray:
@@ -175,15 +187,16 @@ def _open_lif(path: Path) -> Image:
 
     axes = counted + [axis for axis in sizes if axis in in_frame]
     data = Planes([sizes[axis] for axis in axes], dtype, len(counted), read, path.name)
-    image = _image(data, "".join(axis if len(axis) == 1 else "?" for axis in axes), scale)
+    image = _image(data, "".join(axis if len(axis) == 1 else "?" for axis in axes), scale, time_step)
     if n_images > 1:
         image.warnings.append(f"{n_images - 1} more images in the file are not read")
     return image
 
 
-def _lif_step(places: np.ndarray | None) -> float | None:
-    """Distance of neighbours in µm; places are in metres."""
-    return None if places is None or len(places) < 2 else micrometres(abs(places[1] - places[0]), "m")
+def _lif_step(image: Any, axis: str) -> float | None:
+    """Distance of neighbours along an axis, in metres or seconds; None where it has no two."""
+    places = image.coords.get(axis)
+    return None if places is None or len(places) < 2 else abs(places[1] - places[0])
 
 
 # --- CZI ------------------------------------------------------------------------------------------
@@ -227,21 +240,22 @@ def _open_czi(path: Path) -> Image:
     import czifile
 
     file = czifile.CziFile(str(path))
-    sizes, names = _czi_metadata(file.metadata() or "")
+    sizes, time_step, names = _czi_metadata(file.metadata() or "")
     # In CZI S counts scenes, and 0 the samples of a pixel.
     axes = "".join({"S": "?", "0": "S"}.get(letter, letter) for letter in file.axes)
-    return _named(_image(CziTiles(file, path.name), axes, sizes), names)
+    return _named(_image(CziTiles(file, path.name), axes, sizes, time_step), names)
 
 
-def _czi_metadata(xml: str) -> tuple[dict[str, float | None], list[str]]:
-    """Pixel size in µm (stated in metres) and channel names; empty where not stated."""
+def _czi_metadata(xml: str) -> tuple[dict[str, float | None], float | None, list[str]]:
+    """Pixel size in µm (stated in metres), seconds between times and channel names; empty or None where not stated."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
-        return {}, []
+        return {}, None, []
     sizes = {
         distance.get("Id", "").lower(): micrometres(distance.findtext("Value"), "m")
         for distance in root.iterfind(".//Scaling/Items/Distance")
     }
-    channels = root.iterfind(".//Information/Image/Dimensions/Channels/Channel")
-    return sizes, [channel.get("Name") or "" for channel in channels]
+    dimensions = ".//Information/Image/Dimensions/"
+    time_step = seconds(root.findtext(f"{dimensions}T/Positions/Interval/Increment"), "s")
+    return sizes, time_step, [channel.get("Name") or "" for channel in root.iterfind(f"{dimensions}Channels/Channel")]

@@ -238,9 +238,11 @@ def microscope(arguments: argparse.Namespace) -> None:
         path = Path(folder) / "microscope.toml"
         path.write_text(dump_recipe(recipe), encoding="utf-8")
         model = abbe.load(train_recipe(path, out=Path(folder) / "run", tell=print).model)
-    blind = abbe.load("deblur")
-    tell([[arguments.psf, *row(trial, model)]], model)
-    tell([[arguments.psf, *row(trial, blind)]], blind)
+    before, after, gain, *classical = row(trial, model)
+    blind = trial.score(lambda image: restore(image, abbe.load("deblur")))
+    header = ["microscope", "seen", "trained for it", "gain", "deblur", "Richardson-Lucy", "Wiener"]
+    cells = [arguments.psf, before, after, gain, f"{blind:.2f}", *classical]
+    print_table(f"{SCENES} simulated scenes, PSNR in dB", header, [cells])
     draw(trial, model, arguments.picture)
 
 

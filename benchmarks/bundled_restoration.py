@@ -232,7 +232,7 @@ def microscope(arguments: argparse.Namespace) -> None:
     trial = seen_through(kernel, 300.0)
     seen = np.stack(trial.seen)[:, None] * 1000  # as a camera would give it
     noise, contrast = estimate_noise(seen), Normalization("percentile").measure(seen.reshape(1, -1))
-    recipe = deblurring_recipe(psf, None, noise, arguments.minutes, contrast=contrast)
+    recipe = deblurring_recipe(psf, None, arguments.minutes, [(noise, contrast)])
     print({name: recipe.options[name] for name in ("photons", "sigma")}, recipe.train.steps, "steps")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "microscope.toml"

@@ -120,7 +120,7 @@ def test_measured_noise_is_that_of_the_image() -> None:
 
 def test_a_recipe_for_a_microscope() -> None:
     contrast = Statistics(np.array([100.0]), np.array([1000.0]))
-    recipe = deblurring_recipe(PointSpreadOptions(0.8, 600.0, 1.0, "confocal"), 0.2, noise(2, 9), 10, contrast=contrast)
+    recipe = deblurring_recipe(PointSpreadOptions(0.8, 600.0, 1.0, "confocal"), 0.2, 10, [(noise(2, 9), contrast)])
     assert recipe.train.minutes == 10
     options = describe(recipe).options
     assert (options["numerical_aperture"], options["emission"]) == (0.8, 600.0)
@@ -132,11 +132,11 @@ def test_a_recipe_for_a_microscope() -> None:
 
 
 def test_a_recipe_for_unknown_noise_keeps_the_bundled_range() -> None:
-    recipe = deblurring_recipe(OIL, 0.1, None, 1)
+    recipe = deblurring_recipe(OIL, 0.1, 1)
     assert recipe.options["photons"] == load_recipe("deblur").options["photons"]
     assert recipe.train.minutes == 1
     for minutes in (0, -1, math.nan):
         with pytest.raises(AbbeError, match="minutes"):
-            deblurring_recipe(OIL, 0.1, None, minutes)
+            deblurring_recipe(OIL, 0.1, minutes)
     with pytest.raises(AbbeError, match="pixel size unknown"):
-        deblurring_recipe(OIL, None, None, 1)
+        deblurring_recipe(OIL, None, 1)

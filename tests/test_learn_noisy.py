@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from abbe.api import load, restore, train
 from abbe.batch import Outputs
 from abbe.data.read import read
+from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
-from abbe.learn import describe
-from abbe.learn_noisy import find_noisy_images, noisy_training_data, settle_noisy
+from abbe.learn import describe, noisy_lesson
+from abbe.learn_noisy import find_noisy_images, noisy_training_data, open_frames, settle_noisy
 from abbe.methods.restoration.noise2void import LIBRARY, VARIANTS, Noise2VoidOptions
 from abbe.metrics.images import psnr
+from abbe.settings import ImageSettings
 from abbe.train.recipe import list_recipes, load_recipe
 from abbe.train.settings import build_config
 
@@ -46,6 +51,11 @@ def noisy(folder: Path, shape: tuple[int, ...] = (96, 96), number: int = 3) -> P
     return folder
 
 
+def frames(pixels: np.ndarray) -> list[Series]:
+    """Open an array (Y, X), or (Z, Y, X) as a stack."""
+    return open_frames([read(pixels, axes="ZYX"[-pixels.ndim :])], ImageSettings(), pixels.ndim)
+
+
 @pytest.mark.parametrize("name", ["noise2void", "n2v2"])
 def test_a_recipe_needs_noisy_images_only(tmp_path, name) -> None:
     data = noisy(tmp_path / "data")
@@ -55,6 +65,56 @@ def test_a_recipe_needs_noisy_images_only(tmp_path, name) -> None:
     assert model.description.normalization["kind"] == "fixed"
     image = tifffile.imread(data / "0.tif")
     assert psnr(restore(image, model), clean(0)) > psnr(image, clean(0)) + 2
+
+
+@settings(deadline=None, max_examples=15)
+@given(sides=st.tuples(st.integers(20, 300), st.integers(20, 300)), crop=st.integers(4, 30).map(lambda n: 4 * n))
+def test_no_crop_reaches_out_of_its_piece(sides, crop) -> None:
+    """A mirror image would show the values that are hidden: all values of a crop are different ones."""
+    pixels = np.arange(math.prod(sides), dtype=np.float32).reshape(sides)
+    recipe = load_recipe("noise2void", {"method": "noise2void_tiny", "train.crop": crop})
+    lesson = noisy_lesson(recipe, frames(pixels), str)
+    assert all(extent % 4 == 0 for extent in recipe.train.crop_extents(2))
+    for dataset in (lesson.training_set, lesson.validation_set):
+        for index in range(8):
+            target = dataset[index]["target"].numpy()
+            assert np.unique(target).size == target.size
+
+
+def test_small_images_among_large_ones_are_left_out_of_the_training(tmp_path) -> None:
+    data = noisy(tmp_path / "data", number=8)
+    for name in "abcd":  # one of which may be held out
+        tifffile.imwrite(data / f"{name}.tif", np.random.default_rng(0).random((20, 20), np.float32))
+    told: list[str] = []
+    recipe = load_recipe("noise2void", SHORT | {"method": "noise2void_tiny", "data.paths": [str(data)]})
+    noisy_lesson(recipe, find_noisy_images(recipe), told.append)
+    assert any("smaller than crops of 32 x 32 pixels and not learnt from" in line for line in told)
+    assert recipe.train.crop == 32
+
+
+@pytest.mark.parametrize(("method", "shape"), [("noise2void_tiny", (3, 400)), ("noise2void_3d", (3, 64, 64))])
+def test_what_is_smaller_than_the_network_takes_is_refused(method, shape) -> None:
+    recipe = load_recipe("noise2void", {"method": method})
+    images = frames(np.random.default_rng(0).random(shape, np.float32))
+    with pytest.raises(AbbeError, match=r"too small to learn from; noise2void_\w+ takes at least .*--model denoise"):
+        noisy_lesson(recipe, images, str)
+
+
+@pytest.mark.parametrize(
+    ("element", "flips", "turns"),
+    [
+        (((1, 1, 1),), True, False),
+        (((1, 1, 1),) * 3, True, True),
+        (np.eye(3, dtype=int).tolist(), False, False),
+        (((0, 1, 0), (1, 1, 1), (0, 1, 0)), True, True),
+        (((1, 1, 0),), False, False),
+    ],
+)
+def test_crops_are_turned_as_far_as_the_hidden_neighbours_look_the_same(element, flips, turns) -> None:
+    recipe = load_recipe("structn2v", {"options.element": element})
+    images = frames(np.random.default_rng(0).random((200, 200), np.float32))
+    augment = noisy_lesson(recipe, images, str).training_set.config
+    assert (augment.flips, augment.quarter_turns) == (flips, turns)
 
 
 def test_a_stack_is_learnt_whole(tmp_path) -> None:
@@ -106,7 +166,8 @@ def test_times_are_told_of_and_want_a_network_of_stacks(tmp_path) -> None:
     with pytest.raises(AbbeError, match="takes planes; expected a network of stacks"):
         train("noise2void", data, overrides=SHORT | {"data.depth": "time"}, out=tmp_path / "run", tell=print)
     shape = {"method": "noise2void_3d", "network.base": 4, "network.depth": 1, "train.crop": [8, 24, 24]}
-    train("noise2void", data, overrides=SHORT | shape | {"train.steps": 1}, out=tmp_path / "run", tell=lines.append)
+    with pytest.raises(AbbeError, match="1 x 40 x 40 pixels: too small"):
+        train("noise2void", data, overrides=SHORT | shape, out=tmp_path / "run", tell=lines.append)
     assert any("--data.depth time" in line for line in lines)
 
 

@@ -27,6 +27,8 @@ from abbe.methods.restoration.dncnn import VARIANTS, build
 from abbe.methods.restoration.restore import Restoration
 from abbe.model import Model
 from abbe.restoration import Restorer, to_type
+from abbe.restore_batch import planes
+from abbe.settings import RestoreSettings
 from abbe.weights.file import Description, save_model
 
 DESCRIPTION = Description("clean", "dncnn_tiny", objective="restoration", normalization={"kind": "range"})
@@ -64,13 +66,118 @@ def test_values_and_types_come_back(normalization, dtype) -> None:
 def test_all_axes_are_restored(axes, shape) -> None:
     image = np.random.default_rng(0).integers(0, 60000, shape).astype(np.uint16)
     found = Restorer(model()).restore(read(image, axes=axes), settings())
-    order = [axes.index(axis) for axis in found.axes]
-    np.testing.assert_array_equal(found.pixels, image.transpose(order))
+    assert found.axes == axes
+    np.testing.assert_array_equal(found.pixels, image)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("CZYX", (2, 3, 20, 24)), ("TCZYX", (2, 2, 3, 20, 24)), ("TCYX", (3, 2, 9, 8))]
+)
+def test_axes_keep_their_order_where_the_network_takes_the_channels_together(axes, shape) -> None:
+    image = np.random.default_rng(0).integers(0, 60000, shape).astype(np.uint16)
+    found = Restorer(model(in_channels=2)).restore(read(image, axes=axes), settings())
+    assert found.axes == axes
+    np.testing.assert_array_equal(found.pixels, image)
+    before, after = planes(found)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_a_plane_of_a_stack_is_restored_with_its_neighbours() -> None:
+    class Mean(nn.Module):
+        multiple, in_channels = (1, 1, 1), 1
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean(dim=2, keepdim=True).expand_as(x)
+
+    stacks = Model(
+        Restoration(Mean()).eval(), Description("mean", "noise2void_3d", axes="CZYX", normalization={"kind": "none"})
+    )
+    image = np.random.default_rng(0).integers(0, 60000, (5, 16, 20)).astype(np.float32)
+    whole = Restorer(stacks).restore(read(image, axes="ZYX"), settings())
+    found = Restorer(stacks).restore(read(image, axes="ZYX"), settings(z=3))
+    assert (found.axes, found.series.image.axes) == ("YX", "YX")
+    np.testing.assert_array_equal(found.pixels, whole.pixels[3])
+    np.testing.assert_allclose(found.pixels, image.mean(axis=0), rtol=1e-4)
+    with pytest.raises(AbbeError, match="5"):
+        Restorer(stacks).restore(read(image, axes="ZYX"), settings(z=5))
+
+
+def test_one_channel_of_a_model_of_several_is_refused() -> None:
+    described = Description(
+        "two", "dncnn_tiny", normalization={"kind": "fixed", "offset": (0.0, 0.0), "scale": (1.0, 1.0)}
+    )
+    two = Model(Restoration(Same(2)).eval(), described)
+    image = np.zeros((2, 16, 16), np.float32)
+    with pytest.raises(AbbeError, match="channel 1 of 2 channels, but model 'two' was made for 2 together"):
+        restore(read(image, axes="CYX"), two, channel=1)
+    with pytest.raises(AbbeError, match="1 channel, but model 'two'"):
+        restore(image[0], two)
+
+
+def test_values_are_cut_off_if_asked() -> None:
+    image = np.random.default_rng(0).normal(100, 200, (40, 50)).astype(np.float32)
+    found = restore(image, model(normalization="none"), clip=(0, 255), precision="exact")
+    np.testing.assert_array_equal(found, image.clip(0, 255))
+    with pytest.raises(AbbeError, match="smaller value first"):
+        restore(image, model(), clip=(255, 0))
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_an_even_image_stays_as_it_is_whatever_the_model_makes_of_it(value) -> None:
+    torch.manual_seed(0)
+    described = Description("far", "dncnn_tiny", normalization={"kind": "fixed", "offset": (500.0,), "scale": (100.0,)})
+    far = Model(Restoration(build(VARIANTS["dncnn_tiny"])).eval(), described)
+    image = np.full((2, 40, 50), value, np.uint16)
+    np.testing.assert_array_equal(restore(read(image, axes="ZYX"), far), image)
+
+
+def test_settings_that_do_not_exist_are_told_with_the_nearest_one() -> None:
+    with pytest.raises(AbbeError, match="no setting named 'minuets'.*minutes"):
+        restore(np.zeros((9, 9)), minuets=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, np.uint64])
+def test_types_that_ome_tiff_lacks_are_told_before_anything_is_learnt(tmp_path, dtype) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 999, (96, 96)).astype(dtype))
+    with pytest.raises(AbbeError, match=r"cannot be written as OME-TIFF; add --dtype float32 or --format zarr"):
+        restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"))
+    path = save_model(tmp_path / "m.safetensors", *tiny())
+    (failure,) = restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"), path).failures
+    assert "cannot be written as OME-TIFF" in failure[1]
+    for options in ({"format": "zarr"}, {}):
+        chosen = RestoreSettings() if options else RestoreSettings(dtype="float32")
+        assert not restore_files(
+            [tmp_path / "a.tif"], Outputs(tmp_path / f"out{len(options)}", **options), path, chosen
+        ).failures
+
+
+def test_the_name_of_a_chosen_channel_is_kept(tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4000, (2, 64, 80)).astype(np.uint16)
+    metadata = {"axes": "CYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, ome=True, metadata=metadata)
+    path = save_model(tmp_path / "m.safetensors", *tiny())
+    restore_files([tmp_path / "a.ome.tif"], Outputs(tmp_path), path, RestoreSettings(channel="GFP"))
+    assert read(tmp_path / "a_restored.tif").channels == ("GFP",)
+
+
+@pytest.mark.parametrize(
+    ("options", "objective", "expected"),
+    [
+        ({"kinds": ("gaussian",)}, "restoration", True),
+        ({"kinds": ("gaussian", "camera")}, "restoration", True),
+        ({"kinds": ("motion",)}, "restoration", False),
+        ({"kinds": ()}, "restoration", False),
+        ({"share": 0.015}, "noise2void", True),
+    ],
+)
+def test_models_that_take_noise_away_alone_are_known(options, objective, expected) -> None:
+    assert (
+        restoration.denoises(Model(model().method, Description("a", "a", objective=objective, options=options)))
+        is expected
+    )
 
 
 def settings(**given):
-    from abbe.settings import RestoreSettings
-
     return RestoreSettings(precision="exact", **given)
 
 

@@ -41,7 +41,7 @@ def noisy(sigma: float = 50, seed: int = 1) -> np.ndarray:
 
 def warned(before: np.ndarray, after: np.ndarray, denoises: bool = True) -> list[str]:
     noise, left = estimate_noise(before), estimate_noise(after)
-    return warnings_of(before, noise, left, look_at_residual(before, after, noise), denoises)
+    return warnings_of(before, after, noise, left, look_at_residual(before, after, noise), denoises)
 
 
 def test_nothing_is_said_of_a_good_restoration() -> None:
@@ -54,6 +54,26 @@ def test_noise_that_grows_is_warned_of(denoises) -> None:
     assert "grown to 10" in said or "grown to 9" in said
 
 
+def test_a_restoration_that_fits_nothing_is_warned_of() -> None:
+    """Also where it is so dark that noise there would be next to none, or has an even brightness of its own."""
+    photons = np.random.default_rng(0).poisson(clean() / 20) * 20.0
+    for after in (clean() / 30, clean() * 0 - 5, clean() + 400):
+        (said,) = warned(photons, after)
+        assert "the model does not fit" in said
+        assert not warned(photons, after, denoises=False) or "structure" not in warned(photons, after, False)[0]
+    assert warned(photons, clean()) == []
+
+
+def test_a_changed_mean_is_warned_of_where_there_is_no_noise_to_measure() -> None:
+    even = np.full((64, 64), 7.0)
+    small = np.random.default_rng(0).normal(549, 30, (1, 300))
+    residual = look_at_residual(even, even, estimate_noise(noisy()))
+    for before, after, noise in ((even, even + 3, estimate_noise(even)), (small, small + 1000, None)):
+        (*_, said) = warnings_of(before, after, noise, noise, residual, True)
+        assert "the mean has changed" in said
+        assert not any("mean" in said for said in warnings_of(before, before, noise, noise, residual, True))
+
+
 def test_saturated_pixels_are_warned_of_but_not_white_ones_of_a_mask() -> None:
     saturated = noisy().clip(None, 900)
     assert ["saturated" in said for said in warned(saturated, clean().clip(None, 900))] == [True]
@@ -63,7 +83,7 @@ def test_saturated_pixels_are_warned_of_but_not_white_ones_of_a_mask() -> None:
 
 def test_an_image_without_a_value_is_said() -> None:
     none = np.full((64, 64), np.nan)
-    assert warnings_of(none, None, None, look_at_residual(none, none, estimate_noise(noisy())), True) == [
+    assert warnings_of(none, none, None, None, look_at_residual(none, none, estimate_noise(noisy())), True) == [
         "no pixel with a value"
     ]
 

@@ -35,7 +35,7 @@ from abbe.settings import (
     RestoreSettings,
     SegmentSettings,
 )
-from abbe.train.settings import build_config
+from abbe.train.settings import build_config, nearest
 from abbe.translation import Translator
 
 __all__ = [
@@ -313,6 +313,9 @@ def restore(
     asked = {
         field.name: settings.pop(field.name) for field in dataclasses.fields(LearnSettings) if field.name in settings
     }
+    known = {field.name for kind in (RestoreSettings, LearnSettings) for field in dataclasses.fields(kind)}
+    for name in settings.keys() - known:
+        raise AbbeError(f"restore: no setting named {name!r}; {nearest(name, known)}")
     learning = build_config(LearnSettings, asked, "restore")
     chosen = build_config(RestoreSettings, settings, "restore")
     if model is not None:
@@ -324,7 +327,8 @@ def restore(
     from abbe.self_training import learn_to_restore  # brings the trainer, which nothing else needs
 
     with tempfile.TemporaryDirectory() as name:
-        learned = learn_to_restore(list(train_on) or [image], Path(name), chosen, learning, progress=False)
+        source = list(train_on) or [image]
+        learned = learn_to_restore(source, Path(name), chosen, learning, others=[image], progress=False)
         return restorer_for(learned.model).restore(image, chosen).pixels
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
@@ -15,8 +16,10 @@ from abbe.cluster import Cluster
 from abbe.data.classes import read_rows
 from abbe.data.inputs import Input, find_images
 from abbe.data.masks import find_mask, read_masks
+from abbe.data.read import read
 from abbe.data.select import select
 from abbe.data.vectors import VectorFormat, choose_format
+from abbe.data.write_image import check_type
 from abbe.embed_batch import EmbedBatch, embed_one, embed_together
 from abbe.embedding import Embedder
 from abbe.errors import AbbeError
@@ -332,9 +335,12 @@ def restore_files(
     chosen, found = settings or RestoreSettings(), find_images(inputs)
     learned = None
     if model is None:
-        source = [item.path for item in (find_images(train_on) if train_on else found)]
-        run = outputs.folder / LEARNED
-        learned = learn_to_restore(source, run, chosen, learning, overwrite=outputs.overwrite, tell=tell)
+        paths = [item.path for item in found]
+        source = [item.path for item in find_images(train_on)] if train_on else paths
+        _check_before_learning(paths, outputs, chosen)
+        learned = learn_to_restore(
+            source, outputs.folder / LEARNED, chosen, learning, others=paths, overwrite=outputs.overwrite, tell=tell
+        )
         loaded = learned.model
     else:
         if train_on or learning is not None:
@@ -360,6 +366,16 @@ def restore_files(
         return restorer.restore(path, chosen, work=work, progress=progress)
 
     return batch.run(found, find, tell)
+
+
+def _check_before_learning(paths: Sequence[Path | str], outputs: Outputs, settings: RestoreSettings) -> None:
+    """Refuse what could not be written after the time of a training; what cannot be read is told later."""
+    for path in paths if settings.dtype == "keep" else ():
+        with suppress(AbbeError):
+            image = read(path, axes=settings.axes)
+            dtype = image.dtype if not outputs.zarr(image) else None
+        if dtype is not None:
+            check_type(dtype, image.name)
 
 
 LEARNED = "learned"

@@ -39,6 +39,7 @@ from abbe.learn_noisy import OBJECTIVES as NOISY
 from abbe.learn_noisy import (
     axes_of,
     find_noisy_images,
+    fit_crops,
     noisy_training_data,
     noisy_validation_data,
     recipe_objective,
@@ -46,6 +47,7 @@ from abbe.learn_noisy import (
 )
 from abbe.learn_restoration import (
     RestorationValidation,
+    check_damages,
     find_restoration_source,
     restoration_samples,
     restoration_training_data,
@@ -208,8 +210,11 @@ def restoration_lesson(recipe: Recipe, tell: Callable[[str], None]) -> Lesson:
     """Prepare a training on good images, or on pairs of a bad and a good one."""
     source = find_restoration_source(recipe, tell)
     description = describe(recipe)
+    if not source.worsened and not source.noisy:
+        description.options["kinds"] = ()  # nobody knows what was done to them
     method = starting_method(recipe, description, tell)
     training_set = restoration_training_data(recipe, method, source)
+    check_damages(method, restoration_samples(recipe, method, source.train))
     validation = None
     if source.validation:
         validation = RestorationValidation(restoration_samples(recipe, method, source.validation), recipe.train.seed)
@@ -231,6 +236,7 @@ def noisy_lesson(recipe: Recipe, images: Sequence[Series], tell: Callable[[str],
     pieces = settle_noisy(recipe, images, tell)
     description = describe(recipe)
     method = starting_method(recipe, description, tell)
+    pieces = fit_crops(recipe, method, pieces, tell)
     description.axes = {2: "CYX", 3: "CTYX" if recipe.data.depth == "time" else "CZYX"}[len(method.geometry.multiple)]
     counts = (len(pieces.train), "piece"), (sum(map(len, images)), "frame"), (len(images), "image")
     plan = "learning from " + " of ".join(_number(*count) for count in counts)

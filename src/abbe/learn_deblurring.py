@@ -10,16 +10,18 @@ of focus, and then the noise that was measured in the image to be restored::
 from __future__ import annotations
 
 import math
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from abbe.data.normalize import Statistics
 from abbe.errors import AbbeError
-from abbe.methods.restoration.restore import GREY
+from abbe.methods.restoration.restore import EMISSION, GREY
 from abbe.ops.noise import Noise
 from abbe.ops.point_spread import Microscope
 from abbe.train.recipe import Recipe, load_recipe
-from abbe.train.settings import build_config, nearest
+from abbe.train.settings import convert, nearest
 
 KEYS = {
     "na": "numerical_aperture",
@@ -30,8 +32,6 @@ KEYS = {
 }
 """What ``--psf`` calls the fields."""
 EXAMPLE = "na=1.4,emission=520"
-EMISSION = (200.0, 2000.0)
-"""Shortest and longest wavelength, in nm."""
 PIXEL = (0.001, 20.0)
 """Smallest and largest pixel, in µm."""
 FINE_TUNING = 5e-4
@@ -131,24 +131,23 @@ def parse_point_spread(text: str) -> PointSpreadOptions:
         key, equals, value = (side.strip() for side in part.partition("="))
         if not equals or key.lower() not in KEYS:
             raise AbbeError(f"--psf {part}: {nearest(key, KEYS)}; expected it like {EXAMPLE}")
+        kind = typing.get_type_hints(PointSpreadOptions)[KEYS[key.lower()]]
         if KEYS[key.lower()] in values:
             raise AbbeError(f"--psf: {key} is given twice; expected it once, like {EXAMPLE}")
-        values[KEYS[key.lower()]] = value.lower()
+        values[KEYS[key.lower()]] = convert(value.lower(), kind, f"--psf {key}")
     absent = [key for key in ("na", "emission") if KEYS[key] not in values]
     if absent:
         raise AbbeError(f"--psf {text}: {' and '.join(absent)} missing; expected it like {EXAMPLE}")
-    return build_config(PointSpreadOptions, values, "--psf")
+    return PointSpreadOptions(**values)
 
 
 def deblurring_recipe(
     psf: PointSpreadOptions,
     pixel_size: float | None,
-    noise: Noise | None,
     minutes: float,
-    *,
-    contrast: Statistics | None = None,
+    exposures: Sequence[tuple[Noise, Statistics]] = (),
 ) -> Recipe:
-    """Give the recipe ``deblur`` for one microscope, one level of noise and a time to train in.
+    """Give the recipe ``deblur`` for one microscope, the noise that there is and a time to train in.
 
     The training starts from the bundled model of that name, which was trained for all of them.
 
@@ -158,13 +157,12 @@ def deblurring_recipe(
         The microscope.
     pixel_size
         µm, as the image says, if it does.
-    noise
-        Of the image to be restored, in its own grey values; None to be ready for any.
     minutes
         For the training, which ends by the clock.
-    contrast
-        What ``Normalization(**recipe.data.normalization)`` measures of that image. It says what the noise is in the
-        numbers that the network sees; without it the network is made ready for any noise.
+    exposures
+        Of images or channels to be restored: the noise in their own grey values, and what
+        ``Normalization(**recipe.data.normalization)`` measures of them, which says what the noise is in the numbers
+        that the network sees. It is made ready for all of these, without any for all noise.
 
     Raises
     ------
@@ -188,8 +186,9 @@ def deblurring_recipe(
     recipe.train.learning_rate = FINE_TUNING
     if psf.microscope == "confocal":
         recipe.options["haze"] = [0.0, 0.0]
-    if noise is not None and contrast is not None:
-        recipe.options |= exposure(noise, contrast)
+    ranges = [exposure(*one) for one in exposures]
+    for name in ranges[0] if ranges else ():
+        recipe.options[name] = [min(one[name][0] for one in ranges), max(one[name][1] for one in ranges)]
     return timed(recipe, minutes)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from abbe.data.augment import AugmentConfig
 from abbe.data.datasets import SPLITS, TrainingDataset
@@ -94,16 +97,59 @@ def recipe_objective(recipe: Recipe) -> str:
     return recipe.objective or entry(recipe.method).objective
 
 
-def noisy_training_data(recipe: Recipe, method: Any, pieces: NoisyPieces) -> TrainingDataset:
-    """Crops of the pieces, flipped and turned unless the recipe says otherwise.
+def fit_crops(recipe: Recipe, method: Any, pieces: NoisyPieces, tell: Callable[[str], None]) -> NoisyPieces:
+    """Leave out pieces that are smaller than a crop, or make the crops smaller where all are.
 
-    Other changes would spread the noise of a pixel over several. Lines that share their noise stay where they lie.
+    A crop that is larger is filled up with mirror images, in which stand the values that are hidden.
+
+    Raises
+    ------
+    AbbeError
+        When the images are too small for the network.
     """
-    lines = recipe_objective(recipe) == "structn2v" and not method.options.element
-    usual = dataclasses.asdict(ASIS) | {"flips": True, "quarter_turns": not lines}
+    multiple = method.geometry.multiple
+    wanted = recipe.train.crop_extents(len(multiple))
+    extents = [piece.image.shape[1:] for piece in pieces.train]
+    if not any(_holds(one, wanted) for one in extents):
+        larger = sorted(extents, key=math.prod)[len(extents) // 2 :]
+        held = (min(along) // m * m for along, m in zip(zip(*larger, strict=True), multiple, strict=True))
+        wanted = tuple(min(pair) for pair in zip(wanted, held, strict=True))
+        if min(wanted) == 0:
+            raise AbbeError(
+                f"{' x '.join(map(str, larger[-1]))} pixels: too small to learn from; {recipe.method} takes at least "
+                f"{' x '.join(map(str, multiple))}, restore them without learning by --model denoise"
+            )
+        recipe.train.crop = wanted
+    train, validation = (
+        [piece for piece in part if _holds(piece.image.shape[1:], wanted)] for part in (pieces.train, pieces.validation)
+    )
+    if left := len(pieces.train) - len(train):
+        side = " x ".join(map(str, wanted))
+        tell(f"{left} of {len(pieces.train)} pieces are smaller than crops of {side} pixels and not learnt from")
+    return dataclasses.replace(pieces, train=train, validation=validation or train)
+
+
+def _holds(extents: Sequence[int], crop: Sequence[int]) -> bool:
+    return all(extent >= side for extent, side in zip(extents, crop, strict=True))
+
+
+def noisy_training_data(recipe: Recipe, method: Any, pieces: NoisyPieces) -> TrainingDataset:
+    """Crops of the pieces, flipped and turned as far as what is hidden looks the same then, or as the recipe says.
+
+    Other changes would spread the noise of a pixel over several.
+    """
+    usual = dataclasses.asdict(ASIS) | symmetries(getattr(method, "element", np.ones((1, 1), bool)))
+    *_, height, width = recipe.train.crop_extents(len(method.geometry.multiple))
+    usual["quarter_turns"] &= height == width  # turned, another crop would not fit into a small piece
     augment = build_config(AugmentConfig, usual | recipe.data.augment, f"{recipe.name}: data.augment")
     steps = recipe.train.steps_per_epoch or STEPS
     return _crops(recipe, method, pieces.train, augment, steps * recipe.train.batch_size)
+
+
+def symmetries(element: np.ndarray) -> dict[str, bool]:
+    """Say whether flips along each axis and quarter turns of planes leave an element ([Z,] Y, X) as it is."""
+    flips = all(np.array_equal(element, np.flip(element, axis)) for axis in range(element.ndim))
+    return {"flips": flips, "quarter_turns": flips and np.array_equal(element, np.rot90(element, axes=(-2, -1)))}
 
 
 def noisy_validation_data(recipe: Recipe, method: Any, pieces: NoisyPieces) -> TrainingDataset:

@@ -17,10 +17,10 @@ from abbe.data.image import Image
 from abbe.data.normalize import Normalization
 from abbe.data.read import read
 from abbe.data.sample import Sample
-from abbe.data.scenes import SimulatedScene, simulated_scenes
+from abbe.data.scenes import MOST_SCENES, SimulatedScene, simulated_scenes
 from abbe.data.select import select
 from abbe.errors import AbbeError
-from abbe.methods.restoration.restore import CLEAN, Restoration
+from abbe.methods.restoration.restore import CLEAN, Restoration, check_damage
 from abbe.ops.boxes import slices
 from abbe.ops.detail import Detail, measure_detail
 from abbe.ops.noise import estimate_noise
@@ -48,6 +48,8 @@ CLEAR = 3.0
 """How far that detail must stand above the noise, lest noise be taken for detail."""
 NOISE_ALONE = 1.2
 """Up to what factor of a good image's noise all that a bad one lacks is noise: detail would add to it."""
+KEPT = 2**31
+"""Bytes of images that are kept; others are read again for every crop."""
 SIMULATED = ("train", "val", "seed")
 """What ``data.simulated`` says of scenes: how many in each part, and which."""
 Good = CleanImage | SimulatedScene
@@ -61,6 +63,16 @@ class RestorationSource:
     validation: list[Good]
     weights: list[float] | None = None
     """How often each image of the training is drawn, relative to the others; equally unless given."""
+
+    @property
+    def worsened(self) -> bool:
+        """Whether good images are made worse, in place of bad ones that are there."""
+        return not all(isinstance(one, CleanImage) and one.worse is not None for one in self.train)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise is all that the bad ones of pairs have too much of, as far as they are named so."""
+        return all(isinstance(one, CleanImage) and one.word in NOISY for one in self.train)
 
 
 def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> RestorationSource:
@@ -107,6 +119,10 @@ def _simulated(recipe: Recipe, tell: Callable[[str], None]) -> tuple[list[Good],
     wanted = recipe.data.simulated
     if wanted.keys() - set(SIMULATED) or min(wanted.values()) < 0:
         raise AbbeError(f"recipe {recipe.name}: data.simulated is {wanted}; expected numbers for train, val and seed")
+    if max(wanted.get("train", 0), wanted.get("val", 0)) > MOST_SCENES:
+        raise AbbeError(
+            f"recipe {recipe.name}: data.simulated is {wanted}; expected at most {MOST_SCENES:,} scenes a part"
+        )
     train, held = (
         simulated_scenes(wanted.get(part, 0), 2 * wanted.get("seed", 0) + place)
         for place, part in enumerate(("train", "val"))
@@ -170,8 +186,25 @@ def _one_plane(image: Image) -> np.ndarray:
     return frame.box(tuple((0, extent) for extent in frame.extents))[0]
 
 
+def check_damages(method: Restoration, samples: RestorationSamples) -> None:
+    """See that the first good image without a bad one can be made worse in all ways asked for.
+
+    Raises
+    ------
+    AbbeError
+        Where it cannot, or no way is asked for.
+    """
+    paired = [isinstance(one, CleanImage) and one.worse is not None for one in samples.images]
+    if all(paired):
+        return
+    if not method.options.kinds:
+        raise AbbeError("options.kinds is empty; expected at least one way to make a good image worse")
+    for kind in method.options.kinds:
+        check_damage(kind, method.options, samples[paired.index(False)])
+
+
 class RestorationSamples:
-    """Images as a restoration learns from them, read once and kept.
+    """Images as a restoration learns from them, read once and kept as far as they fit into the memory for that.
 
     Parameters
     ----------
@@ -188,15 +221,20 @@ class RestorationSamples:
     def __init__(self, images: Sequence[Good], normalization: Normalization, in_channels: int, volume: bool = False):
         self.images, self.normalization, self.in_channels, self.volume = images, normalization, in_channels, volume
         self._kept: dict[int, Sample] = {}
+        self._room = KEPT
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        if index not in self._kept:
-            image = self.images[index]
-            self._kept[index] = self._draw(image) if isinstance(image, SimulatedScene) else self._read(image)
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        image = self.images[index]
+        sample = self._draw(image) if isinstance(image, SimulatedScene) else self._read(image)
+        if sample.image.nbytes <= self._room:
+            self._room -= sample.image.nbytes
+            self._kept[index] = sample
+        return sample
 
     def _draw(self, scene: SimulatedScene) -> Sample:
         if self.volume:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from abbe.data.axes import LETTERS
 from abbe.data.image import Image
+from abbe.data.normalize import sample_pixels
 from abbe.data.read import read
 from abbe.data.select import ALL, Series, select
 from abbe.errors import AbbeError
@@ -35,9 +37,15 @@ class Restored:
     pixels: np.ndarray
     """The restored image."""
     axes: str
-    """Of it, letters of TCZYX."""
+    """Of it, letters of TCZYX in that order."""
     seconds: float
     """What it took."""
+
+    def plane(self, z: int) -> Restored:
+        """Take one plane of a restored stack."""
+        series = Series(self.series.image.select(z=z), self.series.axes, self.series.dimensions)
+        place = tuple(z if axis == "Z" else slice(None) for axis in self.axes)
+        return dataclasses.replace(self, series=series, pixels=self.pixels[place], axes=self.axes.replace("Z", ""))
 
 
 class Restorer:
@@ -53,6 +61,9 @@ class Restorer:
     AbbeError
         When the model restores nothing.
     """
+
+    order = LETTERS
+    """Of the axes of what comes out."""
 
     def __init__(self, model: Model):
         if model.method.joins != "stitch":
@@ -86,25 +97,37 @@ class Restorer:
         Raises
         ------
         AbbeError
-            When the image cannot be read or does not fit the model.
+            When the image cannot be read or does not fit the model, or lacks what was chosen.
         """
         start = time.perf_counter()
-        series = self.series(image, settings)
+        series = self.series(image, settings)  # what is not there is told before anything is done
+        plane = settings.z if self.model.dimensions == 3 and isinstance(settings.z, int) else None
+        if plane is not None:  # the network looks at its neighbours as well
+            settings = dataclasses.replace(settings, z=None)
+            series = self.series(image, settings)
         reader, job = self._job(series, settings)
         first, channels = series[0], series[0].n_channels
+        running = series.axes + ("C" if channels > 1 else "") + first.axes[1:]
         inner = ((channels,) if channels > 1 else ()) + first.extents
+        extents = dict(zip(running, series.shape + inner, strict=True))
+        axes = "".join(sorted(running, key=self.order.index))
         dtype = first.dtype if settings.dtype == "keep" else np.dtype(np.float32)
-        pixels = empty(series.shape + inner, dtype, work)
+        pixels = empty(tuple(extents[axis] for axis in axes), dtype, work)
+        even: dict[int, bool] = {}
+        frames = pixels.transpose([axes.index(axis) for axis in running])
         for number, patch in enumerate(job.patches(range(len(job)))):
             frame = number // len(job.tiles)
+            if frame not in even:
+                even = {frame: is_even(series[frame])}
             maps = patch.maps["restored"][:, *slices(patch.core, corner(patch.kept))]
-            values = self._values(reader, frame, maps, patch.core)
+            values = series[frame].box(patch.core) if even[frame] else self._values(reader, frame, maps, patch.core)
+            values = values if settings.clip is None else np.clip(values, *settings.clip)
             place = (*series.index(frame), *((slice(None),) if channels > 1 else ()), *slices(patch.core))
-            pixels[place] = to_type(values, dtype)[slice(None) if channels > 1 else 0]
+            frames[place] = to_type(values, dtype)[slice(None) if channels > 1 else 0]
             if progress is not None:
                 progress((number + 1) / len(job))
-        axes = series.axes + ("C" if channels > 1 else "") + first.axes[1:]
-        return Restored(series, pixels, axes, time.perf_counter() - start)
+        found = Restored(series, pixels, axes, time.perf_counter() - start)
+        return found if plane is None else found.plane(plane)
 
     def series(self, image: Any, settings: RestoreSettings) -> Series:
         """Choose the frames: each channel by itself, unless the network takes as many as there are."""
@@ -113,8 +136,10 @@ class Restorer:
         loops: dict[str, Any] = {axis: ALL if value is None else value for axis, value in chosen.items()}
         channels, taken = opened.n_channels, self.model.method.in_channels
         known = len(self.model.description.normalization.get("offset", ()))
-        if settings.channel is None and known > 1 and channels != known:
-            raise AbbeError(f"{opened.name}: {channels} channels, but model {self.model.name!r} was made for {known}")
+        if known > 1 and (channels != known or settings.channel is not None):
+            given = f"{channels} channel{'s' * (channels > 1)}"
+            given = given if settings.channel is None else f"channel {settings.channel} of {given}"
+            raise AbbeError(f"{opened.name}: {given}, but model {self.model.name!r} was made for {known} together")
         if settings.channel is None and channels not in (1, taken):
             loops["channel"] = ALL
         return select(opened, dataclasses.replace(settings, **loops), self.model.dimensions)
@@ -143,10 +168,17 @@ class Restorer:
         return values
 
 
+def is_even(image: Image) -> bool:
+    """Tell whether all pixels (C, ...) that are looked at have the value of the first: there is nothing to restore."""
+    pixels = sample_pixels(image.box, image.extents)
+    return bool((pixels == pixels[:, :1]).all())
+
+
 def denoises(model: Model) -> bool:
     """Tell whether what a model takes away from an image is noise alone, as far as its training says."""
     options = model.description.options
-    return "share" in options or set(options.get("kinds", ())) <= {"gaussian", "camera"}
+    kinds = set(options.get("kinds", ()))
+    return "share" in options or bool(kinds and kinds <= {"gaussian", "camera"})
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype, work: Path | None) -> np.ndarray:

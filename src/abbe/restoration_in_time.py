@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from abbe.data.axes import LETTERS
 from abbe.data.image import Image
 from abbe.data.read import read
 from abbe.data.select import ALL, select
@@ -22,6 +23,8 @@ IN_TIME = "CTYX"
 class TimeRestorer(Restorer):
     """A model that sees all times of a series together."""
 
+    order = exchanged(LETTERS)
+
     def restore(
         self,
         image: Any,
@@ -36,11 +39,8 @@ class TimeRestorer(Restorer):
         found = super().restore(times_as_planes(opened), stacked, work=work, progress=progress)
         loops: dict[str, Any] = {"channel": ALL} if "C" in found.series.axes else {}
         loops |= {axis: ALL for axis in ("time", "z") if getattr(settings, axis) is None}
-        series, axes = select(opened, dataclasses.replace(settings, **loops)), exchanged(found.axes)
-        order = series.axes + "".join(axis for axis in "TZCYX" if axis in axes and axis not in series.axes)
-        return dataclasses.replace(
-            found, series=series, pixels=found.pixels.transpose([axes.index(axis) for axis in order]), axes=order
-        )
+        series = select(opened, dataclasses.replace(settings, **loops))
+        return dataclasses.replace(found, series=series, axes=exchanged(found.axes))
 
 
 def restorer_for(model: Model) -> Restorer:

@@ -19,6 +19,7 @@ from abbe.data.write import write_png, write_table
 from abbe.data.write_image import write_image
 from abbe.data.write_zarr import write_image_zarr
 from abbe.errors import AbbeError
+from abbe.noise_look import middle
 from abbe.ops.noise import Noise, estimate_noise
 from abbe.ops.residual import Residual, evened, look_at_residual, spectrum, taken_away
 from abbe.report.gallery import GalleryItem
@@ -39,6 +40,10 @@ DECIBELS = (-15.0, 15.0)
 """Power over the mean that is black and white in the picture of its spectrum."""
 SATURATED = 0.01
 """Share of the pixels at the largest value from which it is warned."""
+MOVED = 0.5
+"""Deviations of an image by which its mean has changed, from which it is warned."""
+TOO_MUCH = 2.0
+"""Times the noise that what was taken away is, from which it is warned."""
 GROWN = 1.5
 """Times the noise before that the noise after is, from which it is warned."""
 HEADS = {
@@ -83,7 +88,7 @@ class RestoreBatch(Batch):
         noise, left = noise_of(before), noise_of(after)
         write_png(base.with_name(f"{base.name}_restored.png"), picture(before, after, noise))
         residual = look_at_residual(before, after, noise) if noise else Residual(float("nan"), *(float("nan"),) * 2)
-        warnings = [*image.warnings, *warnings_of(before, noise, left, residual, self.denoises)]
+        warnings = [*image.warnings, *warnings_of(before, after, noise, left, residual, self.denoises)]
         return {
             "image": item.relative.as_posix(),
             "frames": len(found.series),
@@ -147,7 +152,13 @@ class RestoreBatch(Batch):
         """Tell how the model has learnt, with the blind-spot loss by epoch."""
         if self.learned is None or not (self.learned.run / "curves.png").exists():
             return []
-        lines = [*self.learned.notes, "The loss is the error at pixels that the network cannot see; noise keeps it up."]
+        blind = "share" in self.learned.model.description.options
+        what = (
+            "the error at pixels that the network cannot see; noise keeps it up"
+            if blind
+            else "that of simulated scenes"
+        )
+        lines = [*self.learned.notes, f"The loss is {what}."]
         return [picture_section("What was learnt", self.learned.run / "curves.png", "loss by epoch", lines)]
 
     def _table(self, images: pd.DataFrame) -> Section:
@@ -163,17 +174,18 @@ def _caption(batch: RestoreBatch, row: dict[str, Any]) -> str:
 
 
 def planes(found: Restored) -> tuple[np.ndarray, np.ndarray]:
-    """Take one plane (Y, X) before and after, from the middle of the image."""
-    middle = len(found.series) // 2
-    frame = found.series[middle]
-    box = tuple((extent // 2, extent // 2 + 1) for extent in frame.extents[:-2]) + tuple(
-        (0, extent) for extent in frame.extents[-2:]
-    )
-    before = frame.box(box)[0]
-    after = found.pixels[found.series.index(middle)]
-    while after.ndim > 2:
-        after = after[after.shape[0] // 2 if after.shape[0] != frame.n_channels else 0]
-    return before.reshape(after.shape).astype(np.float32), after.astype(np.float32)
+    """Take the middle of one plane before and after, (Y, X) in grey values, however large the image is."""
+    number = len(found.series) // 2
+    frame = found.series[number]
+    box = middle(frame.extents)
+    if len(box) == 3:
+        box = ((frame.extents[0] // 2, frame.extents[0] // 2 + 1), *box[1:])
+    places = dict(zip(frame.axes[-len(box) :], box, strict=True)) | {
+        axis: (place, place + 1) for axis, place in zip(found.series.axes, found.series.index(number), strict=True)
+    }
+    after = found.pixels[tuple(slice(*places.get(axis, (0, 1))) for axis in found.axes)]
+    sides = [stop - start for start, stop in box[-2:]]
+    return frame.box(box)[0].reshape(sides).astype(np.float32), after.reshape(sides).astype(np.float32)
 
 
 def noise_of(plane: np.ndarray) -> Noise | None:
@@ -185,23 +197,38 @@ def noise_of(plane: np.ndarray) -> Noise | None:
 
 
 def warnings_of(
-    before: np.ndarray, noise: Noise | None, left: Noise | None, residual: Residual, denoises: bool
+    before: np.ndarray, after: np.ndarray, noise: Noise | None, left: Noise | None, residual: Residual, denoises: bool
 ) -> list[str]:
     """Say what is odd about an image, or about what was taken away from it; ``left`` is the noise afterwards."""
     finite = before[np.isfinite(before)]
     if finite.size == 0:
         return ["no pixel with a value"]
-    if noise is not None and noise.verdict == "none":
-        return ["no noise found"]
-    found = []
+    found = ["no noise found"] if noise is not None and noise.verdict == "none" else []
+    if denoises and (moved := shift(before, after)) > MOVED:
+        found.append(f"the mean has changed by {moved:.1f} deviations of the image: the model does not fit it")
+    if found:
+        return found
     saturated = np.mean(finite == finite.max())
     if finite.min() < finite.max() and saturated > SATURATED:
         found.append(f"{saturated:.0%} of the pixels are saturated, whose noise is lost")
     if noise is not None and left is not None and (grown := strength(left) / strength(noise)) > GROWN:
         found.append(f"the noise has grown to {grown:,.1f} times what it was: the model does not fit this image")
+    elif denoises and residual.relative > TOO_MUCH:
+        found.append(
+            f"what was taken away is {residual.relative:,.1f} times the noise: the model does not fit this image"
+        )
     elif denoises and residual.shows_structure:
         found.append(f"what was taken away shows structure ({residual.excess:.1f} times noise): detail may be lost")
     return found
+
+
+def shift(before: np.ndarray, after: np.ndarray) -> float:
+    """Give by how much the mean has changed, over the deviation of the plane before."""
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return 0.0
+    change = abs(float(after[known].mean(dtype=np.float64)) - float(before[known].mean(dtype=np.float64)))
+    return change / (float(before[known].std(dtype=np.float64)) or 1e-12 + np.abs(before[known]).max() * 1e-6)
 
 
 def strength(noise: Noise) -> float:

@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from abbe.data.image import Image
 from abbe.data.inputs import state_of
 from abbe.data.noisy import same_channels
-from abbe.data.normalize import Normalization
+from abbe.data.normalize import Normalization, Statistics
 from abbe.data.select import Series
 from abbe.data.write import write_text
 from abbe.errors import AbbeError
@@ -30,66 +32,21 @@ from abbe.learn_deblurring import deblurring_recipe, parse_point_spread
 from abbe.learn_noisy import open_frames
 from abbe.lesson import teach
 from abbe.model import Model, load_model
-from abbe.ops.boxes import Box
-from abbe.ops.noise import Noise, Verdict, estimate_noise
-from abbe.report.neighbours import spread
+from abbe.noise_look import NoiseLook, frames_to_look_at, look_at_noise, middle_of
+from abbe.ops.noise import Noise
 from abbe.settings import LearnSettings, RestoreSettings
+from abbe.tiling.grid import plan
 from abbe.train.recipe import Recipe, load_recipe
 
 Tell = Callable[[str], None]
-FRAMES = 12
-"""Frames whose noise is looked at."""
-SIDE = 1024
-"""Extent of the part of them that is looked at, in pixels."""
 FARTHEST = 4
 """Neighbours on each side that are hidden at most, along lines; 2 all around, or too little would be left to see."""
 KEY = "key.json"
 """File that tells what was learnt from what."""
 GOING_ON = "the same command goes on"
 """What to do after Ctrl-C."""
-NUMBERS = ("gain", "intercept", "level", "dark")
-
-
-@dataclass(frozen=True)
-class NoiseLook:
-    """What the noise of some images is like."""
-
-    noises: tuple[Noise, ...]
-    """Of each channel, the median of the frames that were looked at."""
-
-    @property
-    def noise(self) -> Noise:
-        """That of the channel whose neighbours share most."""
-        return max(self.noises, key=lambda noise: max(map(abs, (noise.horizontal[0], noise.vertical[0]))))
-
-    @property
-    def verdict(self) -> Verdict:
-        """Who shares the noise; "none" where no channel has any."""
-        return "none" if all(noise.verdict == "none" for noise in self.noises) else self.noise.verdict
-
-    def __str__(self) -> str:
-        """Say it in a sentence for each channel."""
-        return "; ".join(
-            f"channel {number}: {spell_noise(noise)}" if len(self.noises) > 1 else spell_noise(noise)
-            for number, noise in enumerate(self.noises)
-        )
-
-
-def spell_noise(noise: Noise) -> str:
-    """Say how strong the noise of a channel is and who shares it."""
-    if noise.verdict == "none":
-        return "no noise found"
-    photons = "the same at all brightnesses"
-    if noise.gain > 0:
-        photons = f"{noise.gain:.3g} grey values per photon, read noise of {noise.read_noise(noise.dark):.3g} or less"
-    x, y = noise.horizontal[0], noise.vertical[0]
-    shares = {
-        "independent": "independent from pixel to pixel",
-        "horizontal": f"shared by neighbours in a row (correlation {x:.2f})",
-        "vertical": f"shared by neighbours in a column (correlation {y:.2f})",
-        "isotropic": f"shared by neighbours all around (correlation {x:.2f} in a row, {y:.2f} in a column)",
-    }[noise.verdict]
-    return f"noise of {noise.deviation(noise.level):.3g} at the median of {noise.level:.4g}, {photons}; {shares}"
+SAMPLED = 512
+"""Values along an axis, at least, by which an array is told from another."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +68,7 @@ def learn_to_restore(
     settings: RestoreSettings | None = None,
     learning: LearnSettings | None = None,
     *,
+    others: Sequence[Any] = (),
     overwrite: bool = False,
     tell: Tell = lambda line: None,
     progress: bool = True,
@@ -128,6 +86,8 @@ def learn_to_restore(
         Which channels, planes and time points to learn from.
     learning
         How long, and by which method.
+    others
+        What is to be restored, where that is not what is learnt from: it has to have as many channels.
     overwrite
         Learn anew, whatever lies in the folder.
     tell
@@ -143,9 +103,11 @@ def learn_to_restore(
     settings, learning = settings or RestoreSettings(), learning or LearnSettings()
     check_settings(learning)
     opened, remarks = as_grey(_opened(images, settings, tell))
-    same_channels(opened)
-    look = look_at_noise(opened)
+    channels = same_channels(opened)
     sharpens = learning.target == "deblur"
+    if not sharpens:
+        check_channels(others, channels, settings)
+    look = look_at_noise(opened)
     recipe, notes = choose_for_blur(look, opened, learning) if sharpens else choose(look, learning)
     notes = remarks + notes
     for note in notes:
@@ -155,6 +117,9 @@ def learn_to_restore(
         tell(f"{run}: learnt by an earlier run")
     else:
         lesson = restoration_lesson(recipe, tell) if sharpens else noisy_lesson(recipe, opened, tell)
+        if settings.tile and (halo := lesson.method.geometry.halo) is not None:
+            sides = (settings.tile,) * len(halo)
+            plan(opened[0][0].extents[-len(halo) :], lesson.method.geometry, sides)  # refuses what leaves no room
         tell(lesson.plan)
         teach(lesson, recipe, run, resume=begun == "begun", progress=progress, going_on=GOING_ON)
     if not sharpens and (course := spell_course(run)):
@@ -179,6 +144,22 @@ def check_settings(learning: LearnSettings) -> None:
         )
 
 
+def check_channels(images: Sequence[Any], channels: int, settings: RestoreSettings) -> None:
+    """Refuse to learn from so many channels what is to restore images of other numbers, as far as these can be read."""
+    for image in images:
+        with suppress(AbbeError):
+            (series,) = open_frames([image], settings, 2)
+            found = series[0].n_channels
+            if channels > 1 and found != channels:
+                break
+    else:
+        return
+    raise AbbeError(
+        f"{series.image.name}: {found} channel{'s' * (found > 1)}, but {channels} in the images to learn from; choose "
+        "one with --channel"
+    )
+
+
 def _opened(images: Sequence[Any], settings: RestoreSettings, tell: Tell) -> list[Series]:
     """Open what can be opened; the others are told, and fail again when they are to be restored."""
     opened, reasons = [], []
@@ -198,7 +179,7 @@ def as_grey(images: list[Series]) -> tuple[list[Series], list[str]]:
     """See colour images with three equal channels as grey ones, and say so; others are given back."""
     if not all(series.image.rgb and series[0].n_channels > 1 for series in images):
         return images, []
-    read = [_middle_of(series, frame) for series, frame in frames_to_look_at(images)]
+    read = [middle_of(series, frame) for series, frame in frames_to_look_at(images)]
     parts = [part for part in read if part is not None]
     if not parts or any((part != part[:1]).any() for part in parts):
         return images, []
@@ -229,15 +210,26 @@ def _open_folder(run: Path, key: str, minutes: float, overwrite: bool) -> str:
 
 
 def _key(images: Sequence[Any], settings: RestoreSettings, learning: LearnSettings) -> str:
-    """Tell what is learnt from what apart; an array has no identity, and is learnt from anew.
+    """Tell what is learnt from what apart.
 
     The time is left out: what was begun may go on for longer.
     """
-    states = [state_of(image) if isinstance(image, Path | str) else str(id(image)) for image in images]
+    states = [state_of(image) if isinstance(image, Path | str) else _state_of_pixels(image) for image in images]
     which = {name: getattr(settings, name) for name in ("axes", "channel", "z", "time")}
     how = {name: value for name, value in dataclasses.asdict(learning).items() if name != "minutes"}
     told = json.dumps([states, which, how], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _state_of_pixels(image: Any) -> str:
+    """Tell an image in memory by its shape, its type and some of its values; one of a file by that."""
+    if isinstance(image, Image):
+        if image.path is not None:
+            return f"{state_of(image.path)} {image.axes} {image.shape}"
+        image = image.data
+    step = tuple(slice(None, None, max(extent // SAMPLED, 1)) for extent in image.shape)
+    values = np.ascontiguousarray(image[step])
+    return f"{image.shape} {image.dtype} {hashlib.sha256(values.tobytes()).hexdigest()}"
 
 
 def spell_course(run: Path) -> str:
@@ -253,66 +245,6 @@ def spell_course(run: Path) -> str:
         f"blind-spot loss {losses.iloc[0]:.4g} at the first validation, {losses.iloc[-1]:.4g} at the last, "
         f"{losses.min():.4g} at the best, which is kept"
     )
-
-
-# -------------------------------------------------------------------------------------------------------- the noise
-
-
-def look_at_noise(images: Sequence[Series]) -> NoiseLook | None:
-    """Measure the noise in the middle of some frames of all images, channel by channel; None where all are small.
-
-    Raises
-    ------
-    AbbeError
-        Where no pixel there has a value.
-    """
-    read = [_middle_of(series, frame) for series, frame in frames_to_look_at(images)]
-    parts = [part for part in read if part is not None]
-    if parts and not any(np.isfinite(part).any() for part in parts):
-        raise AbbeError(f"{images[0].image.name}: no pixel with a value, all are NaN or infinite; nothing to restore")
-    found = [noises for part in parts if (noises := _noises_of(part))]
-    if not found:
-        return None
-    return NoiseLook(tuple(map(median_noise, zip(*found, strict=True))))
-
-
-def frames_to_look_at(images: Sequence[Series]) -> list[tuple[Series, int]]:
-    """Choose some frames of all images, evenly."""
-    places = [(series, frame) for series in images for frame in spread(len(series), FRAMES)]
-    return [places[i] for i in spread(len(places), FRAMES)]
-
-
-def _middle_of(series: Series, frame: int) -> np.ndarray | None:
-    """Read the middle of a frame; None where it cannot be read."""
-    image = series[frame]
-    try:
-        return image.box(middle(image.extents))
-    except Exception:  # whatever a damaged file makes its reader raise; the image fails when it is restored
-        return None
-
-
-def _noises_of(part: np.ndarray) -> list[Noise]:
-    """Measure the noise of the channels of a part (C, Y, X); nothing where it is too small."""
-    try:
-        return [estimate_noise(channel) for channel in part]
-    except AbbeError:
-        return []
-
-
-def middle(extents: Sequence[int]) -> Box:
-    """Give the box in the middle, of at most ``SIDE`` pixels along Y and X."""
-    sides = [min(extent, SIDE) for extent in extents]
-    starts = [(extent - side) // 2 for extent, side in zip(extents, sides, strict=True)]
-    return tuple((start, start + side) for start, side in zip(starts, sides, strict=True))
-
-
-def median_noise(noises: Sequence[Noise]) -> Noise:
-    """Take the median of everything that was measured, of the frames that have noise if some have."""
-    noisy = [noise for noise in noises if noise.verdict != "none"] or list(noises)
-    gain, intercept, level, dark = (float(np.median([getattr(n, name) for n in noisy])) for name in NUMBERS)
-    sides = ([getattr(n, name) for n in noisy] for name in ("horizontal", "vertical"))
-    horizontal, vertical = (tuple(np.median(side, axis=0).tolist()) for side in sides)
-    return Noise(gain, intercept, horizontal, vertical, level, dark)
 
 
 # ------------------------------------------------------------------------------------------------------- the choice
@@ -349,6 +281,12 @@ def choose(look: NoiseLook | None, learning: LearnSettings) -> tuple[Recipe, lis
         )
     elif look.verdict in ("horizontal", "vertical") and method != "structn2v":
         notes.append("warning: neighbours share their noise, which this method takes for image; it will stay")
+    elif look.verdict in ("horizontal", "vertical"):
+        beyond = look.noise.reach > FARTHEST
+        stay = f", of which {FARTHEST} on each side are hidden: what whole lines share will stay" if beyond else ""
+        notes.append(
+            f"warning: stripes: {'rows' if look.verdict == 'horizontal' else 'columns'} share their noise{stay}"
+        )
     return recipe_of(method, look.noise, learning), notes
 
 
@@ -364,7 +302,7 @@ METHODS = {
 def choose_for_blur(
     look: NoiseLook | None, images: Sequence[Series], learning: LearnSettings
 ) -> tuple[Recipe, list[str]]:
-    """Write the recipe that undoes a microscope's blur, at the noise and the contrast of the first image.
+    """Write the recipe that undoes a microscope's blur, at the noise of all images and the contrast of the first.
 
     Raises
     ------
@@ -374,14 +312,23 @@ def choose_for_blur(
     assert learning.psf is not None
     microscope, first = parse_point_spread(learning.psf), images[0][0]
     pixel_size = microscope.pixels(first.pixel_size.get("x"))
-    noise = look.noise if look is not None and look.verdict != "none" else None
-    contrast = Normalization(**load_recipe("deblur").data.normalization).statistics(first.box, first.extents)
-    recipe = deblurring_recipe(microscope, pixel_size, noise, learning.minutes, contrast=contrast)
+    recipe = deblurring_recipe(microscope, pixel_size, learning.minutes, exposures_of(look, images[0]))
     recipe.train.seed = learning.seed
     warning = microscope.warning(pixel_size)
     seen = f"{look}; " if look is not None else ""
     notes = [f"{seen}learning to undo the blur of {learning.psf} at {pixel_size:g} µm per pixel from simulated scenes"]
     return recipe, notes + ([f"warning: {warning}"] if warning else [])
+
+
+def exposures_of(look: NoiseLook | None, series: Series) -> list[tuple[Noise, Statistics]]:
+    """Give the noise of every channel that has some, and its contrast as it is when the image is restored."""
+    normalization, found = Normalization(**load_recipe("deblur").data.normalization), []
+    for number, noise in enumerate(look.noises if look is not None else ()):
+        if noise.verdict != "none":
+            channel = Series(series.image.select(channel=number), series.axes, series.dimensions)
+            around = channel.around(len(channel) // 2)
+            found.append((noise, normalization.statistics(around.box, around.extents)))
+    return found
 
 
 def recipe_of(method: str, noise: Noise, learning: LearnSettings) -> Recipe:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from abbe.errors import AbbeError
+
 
 @dataclass(frozen=True)
 class ImageSettings:
@@ -73,9 +75,15 @@ class RestoreSettings(ImageSettings, ComputeSettings):
     plain forward."""
     dtype: Literal["keep", "float32"] = "keep"
     """Type of what is written: keep: that of the image, whole numbers rounded and held within it; or fractions."""
+    clip: tuple[float, float] | None = None
+    """Smallest and largest value that may come out; nothing is cut off unless given, but what the type cannot hold."""
     flips: bool = False
     """Restore every image flipped and turned in all eight ways and take the mean: a little better, eight times as
     slow."""
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip[0] < self.clip[1]:
+            raise AbbeError(f"--clip {self.clip[0]:g} {self.clip[1]:g}: expected the smaller value first")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def test_a_grid_covers_every_pixel_once_in_equal_pieces(extents, side) -> None:
         assert along[-1][1] == extent
         assert all(one[1] == other[0] for one, other in itertools.pairwise(along))
         lengths = [stop - start for start, stop in along]
-        assert max(lengths) <= side
+        assert min(lengths) >= min(side, extent)
+        assert max(lengths) < 2 * side
         assert max(lengths) - min(lengths) <= 1
 
 
@@ -43,6 +44,15 @@ def test_all_of_little_is_taken_once(sides) -> None:
     for place in choose_places(images, 10**9, np.random.default_rng(0)):
         seen[place.series][slices(place.box)] += 1
     assert all((one == 1).all() for one in seen)
+
+
+@pytest.mark.parametrize(
+    ("sides", "number"), [((1000, 1000), 16), ((200, 200), 9), ((130, 130), 4), ((100, 100), 4), ((60, 60), 1)]
+)
+def test_pieces_of_little_are_as_large_as_leaves_some_to_hold_out(sides, number) -> None:
+    places = choose_places([series(1, *sides)], 10**9, np.random.default_rng(0))
+    assert len(places) >= number
+    assert min(stop - start for place in places for start, stop in place.box) >= 48
 
 
 def test_some_of_much_is_taken_and_parts_are_apart() -> None:

@@ -7,10 +7,11 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from abbe.train import progress
+from abbe.train import clock, progress
 from abbe.train.clock import Clock, spell_duration
 from abbe.train.progress import Bar, Lines, Log, Silent, open_display, spell_values
 
@@ -19,7 +20,8 @@ def test_one_line_a_minute_without_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for module in (progress, clock):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     display = Lines(Clock(0, 1000))
     for step in range(1, 301):
         now[0] = float(step)

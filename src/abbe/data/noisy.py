@@ -17,9 +17,13 @@ from abbe.errors import AbbeError
 from abbe.ops.boxes import Box
 
 SIDES = {2: (256, 192, 128, 96, 64), 3: (64, 48, 32)}
-"""Extents of a piece, by spatial axes: the largest of which there are enough."""
+"""Least extents of a piece, by spatial axes: the largest of which there are enough."""
 ENOUGH = 16
-"""Pieces from which their size is large enough."""
+"""Pieces from which they are not made smaller."""
+SMALL = {2: (64, 48, 32), 3: (32, 24, 16)}
+"""Least extents where there are not enough of any: the largest of which there are a few, one to be held out."""
+FEW = 4
+"""That many."""
 MOST = 2**26
 """Values to keep in memory."""
 HELD_OUT = 0.1
@@ -79,7 +83,7 @@ def take_pieces(
     normalization = measure_all([pixels for _, pixels in raw])
     samples = [_sample(pixels, normalization, name) for name, pixels in raw]
     held = min(round(HELD_OUT * len(samples)), MOST_HELD_OUT)
-    if len(samples) >= 4:
+    if len(samples) >= FEW:
         held = max(held, 1)
     return NoisyPieces(samples[held:], samples[:held] or samples, normalization)
 
@@ -113,20 +117,21 @@ def same_channels(images: Sequence[Series]) -> int:
 def choose_places(images: Sequence[Series], most: int, generator: np.random.Generator) -> list[Place]:
     """Choose pieces of at most so many pixels in all, in random order."""
     axes = len(images[0][0].extents)
-    for side in SIDES[axes]:
+    for side, least in [(side, ENOUGH) for side in SIDES[axes]] + [(side, FEW) for side in SMALL[axes]]:
         grids = [grid_of(series[0].extents, side) for series in images]
         numbers = [len(series) * math.prod(map(len, grid)) for series, grid in zip(images, grids, strict=True)]
-        if sum(numbers) >= ENOUGH:
+        if sum(numbers) >= least:
             break
     ends = np.cumsum(numbers)
-    wanted = min(int(ends[-1]), max(most // side**axes, 1))
+    pixels = sum(len(series) * math.prod(series[0].extents) for series in images)
+    wanted = min(int(ends[-1]), max(most * int(ends[-1]) // pixels, 1))
     chosen = generator.choice(int(ends[-1]), wanted, replace=False)
     return [_place(int(number), ends, grids) for number in chosen]
 
 
 def grid_of(extents: Sequence[int], side: int) -> list[list[tuple[int, int]]]:
-    """Cut each axis into spans of nearly equal length, none longer than ``side``."""
-    edges = [np.linspace(0, extent, -(-extent // side) + 1).round().astype(int) for extent in extents]
+    """Cut each axis into spans of nearly equal length, none shorter than ``side`` unless the axis is."""
+    edges = [np.linspace(0, extent, max(extent // side, 1) + 1).round().astype(int) for extent in extents]
     return [list(itertools.pairwise(along.tolist())) for along in edges]
 
 

@@ -106,7 +106,10 @@ def _without_alpha(image: Image) -> Image:
         image.rgb = image.axes == "YXC" and _is_picture(image.shape, image.dtype)
     if not image.rgb:
         return image
-    return replace(first_channels(image, 3), channels=_COLOURS)
+    seen = replace(first_channels(image, 3), channels=_COLOURS)
+    if image.format == "TIFF" and image.axes == "CYX":  # as some write any three planes
+        seen.warnings.append("three planes, stored as red, green and blue, are read so; if not, say --axes ZYX or TYX")
+    return seen
 
 
 def _read_file(path: Path) -> Image:

@@ -38,6 +38,8 @@ KNEE = 0.8
 """From here on bright pixels are compressed, so that none is above 1 and none is cut."""
 STAMPS = 8
 """Different nuclei in one scene; each may lie in eight positions."""
+MOST_SCENES = 100_000
+"""Of one seed."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class SimulatedScene:
 
 
 def simulated_scenes(number: int, seed: int, side: int = 256) -> list[SimulatedScene]:
-    """Give so many scenes; other seeds give others."""
-    return [SimulatedScene(seed * 100_000 + place, (side, side)) for place in range(number)]
+    """Give so many scenes, at most ``MOST_SCENES``; other seeds give others."""
+    return [SimulatedScene(seed * MOST_SCENES + place, (side, side)) for place in range(number)]
 
 
 def scene(seed: int, shape: Shape = (256, 256), kinds: Sequence[str] = ()) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import tifffile
 
 from abbe.data.write import atomic
+from abbe.errors import AbbeError
 
 _SIZES = {"x": "PhysicalSizeX", "y": "PhysicalSizeY", "z": "PhysicalSizeZ"}
 
@@ -31,7 +32,7 @@ def write_image(
     path
         The file; its suffix should be .tif.
     pixels
-        Of any type that TIFF holds.
+        Of any type that OME-TIFF holds: see :func:`check_type`.
     axes
         Letters of TCZYX, one for each axis.
     pixel_size
@@ -46,8 +47,9 @@ def write_image(
     Raises
     ------
     AbbeError
-        As :func:`abbe.data.write.atomic`.
+        As :func:`abbe.data.write.atomic` and :func:`check_type`.
     """
+    check_type(pixels.dtype, Path(path).name)
     metadata: dict[str, Any] = {"axes": axes}
     for axis, size in pixel_size.items():
         metadata |= {_SIZES[axis]: size, f"{_SIZES[axis]}Unit": "µm"}
@@ -57,8 +59,14 @@ def write_image(
     if rgb and "C" in axes and pixels.shape[axes.index("C")] == 3:
         pixels, axes = np.moveaxis(pixels, axes.index("C"), -1), axes.replace("C", "") + "S"
         photometric, metadata["axes"] = "rgb", axes
-    if "C" in axes and len(channels) == pixels.shape[axes.index("C")]:
+    if photometric == "minisblack" and len(channels) == (pixels.shape[axes.index("C")] if "C" in axes else 1):
         metadata["Channel"] = {"Name": list(channels)}
     with atomic(path) as temporary:
         tifffile.imwrite(temporary, pixels, ome=True, metadata=metadata, photometric=photometric, compression="zlib")
     return Path(path)
+
+
+def check_type(dtype: np.dtype, name: str) -> None:
+    """Raise AbbeError where OME-TIFF has no such values."""
+    if dtype in (np.dtype(np.float16), np.dtype(np.int64), np.dtype(np.uint64)):
+        raise AbbeError(f"{name}: {dtype} cannot be written as OME-TIFF; add --dtype float32 or --format zarr")

@@ -15,6 +15,9 @@ and one along X, as that of interpolated images, and of noise that whole lines s
 correlation along their lines as the noise itself, with nothing to be corrected for. Blocks in places with detail are
 left out. The line is corrected for what second differences do not see of noise that neighbours share.
 
+No noise. What is left of an image without noise is its own curvature, the same for neighbours all around, or what
+rounding to whole numbers did.
+
 Places that say nothing. Where pixels are saturated, clipped at black or masked, their noise is gone, and the smaller a
 variance is the more it weighs. Such places are left out, as long as enough others are there.
 """
@@ -57,6 +60,12 @@ LAGS = 8
 """Neighbours at which correlations are measured, on each side."""
 DEPENDENT = 0.15
 """Correlation of two neighbours from which their noise is not independent."""
+SMOOTH = 0.95
+"""Correlation of neighbours all around from which an image is smooth, and what seemed noise is the image."""
+ROUNDED = 0.5
+"""Deviation of whole numbers, at the brightest place, below which rounding explains it."""
+NEGLIGIBLE = 1e-5
+"""Share of an image's range that is no noise at all."""
 REACHES = 0.05
 """Correlation above which a neighbour still shares the noise."""
 
@@ -83,7 +92,8 @@ class Noise:
     @property
     def verdict(self) -> Verdict:
         """Tell who shares the noise: nobody, the neighbours in a row, in a column, or all around; "none": no noise."""
-        if self.deviation(self.level) == 0:
+        smooth = min(self.horizontal[0], self.vertical[0]) > SMOOTH
+        if smooth or self.deviation(self.level) == 0:
             return "none"
         along = {"horizontal": abs(self.horizontal[0]), "vertical": abs(self.vertical[0])}
         stronger, weaker = sorted(along, key=along.__getitem__, reverse=True)
@@ -156,7 +166,12 @@ def estimate_noise(image: np.ndarray) -> Noise:
     )
     share = passed_by_differences(horizontal) * passed_by_differences(vertical)
     dark, level = np.quantile(blocks.mean[known], (DARK, 0.5)).tolist()
-    return Noise(gain / share, intercept / share, horizontal, vertical, level, dark)
+    found = Noise(gain / share, intercept / share, horizontal, vertical, level, dark)
+    step = ROUNDED if image.dtype.kind in "iub" else 0.0
+    least = max(step, NEGLIGIBLE * np.ptp(planes[np.isfinite(planes)]))
+    if found.deviation(blocks.mean[known].max()) < least:
+        return Noise(0.0, 0.0, (0.0,) * LAGS, (0.0,) * LAGS, level, dark)
+    return found
 
 
 def difference(image: np.ndarray, weights: Sequence[float], axis: int) -> np.ndarray:

@@ -31,9 +31,9 @@ class Residual:
     deviation: float
     """Its standard deviation, in grey values."""
     relative: float
-    """The same over that of the noise: below 1 noise is left, above 1 more than noise is gone."""
+    """Root of its mean square over that of the noise: below 1 noise is left, above 1 more than noise is gone."""
     excess: float
-    """Variance of its block means over what noise would have: 1 is noise, more is structure; NaN of small planes."""
+    """Power of its block means over what noise would have: 1 is noise, more is structure; NaN of small planes."""
 
     @property
     def shows_structure(self) -> bool:
@@ -56,7 +56,7 @@ def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Res
     known = np.isfinite(even)
     if not known.any():
         return Residual(0.0, math.nan, math.nan)
-    return Residual(float(taken[known].std()), float(even[known].std()), excess_of(even, noise))
+    return Residual(float(taken[known].std()), float(np.sqrt(np.square(even[known]).mean())), excess_of(even, noise))
 
 
 def taken_away(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -72,19 +72,25 @@ def shows_noise(plane: np.ndarray) -> np.ndarray:
 
 
 def evened(taken: np.ndarray, after: np.ndarray, noise: Noise) -> np.ndarray:
-    """Divide what was taken away by the deviation of the noise at each pixel; NaN where there is none."""
-    variance = noise.gain * np.where(np.isfinite(after), after, 0).astype(np.float64) + noise.intercept
+    """Divide what was taken away by the deviation of the noise at each pixel; NaN where there is none.
+
+    Nothing is darker than the darkest places are: a restoration that says so is wrong, and its noise no smaller.
+    """
+    level = np.maximum(np.where(np.isfinite(after), after, 0).astype(np.float64), noise.dark)
+    variance = noise.gain * level + noise.intercept
     return np.where(variance > 0, taken / np.sqrt(np.where(variance > 0, variance, 1)), np.nan)
 
 
 def excess_of(even: np.ndarray, noise: Noise) -> float:
-    """Divide the variance of block means by that of noise with the same variance and the known correlations."""
+    """Divide the power of block means by that of noise with the same power and the known correlations."""
     rows, columns = (extent // BLOCK for extent in even.shape)
     blocks = even[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
-    means, variance = blocks[np.isfinite(blocks)], float(even[np.isfinite(even)].var())
-    if len(means) < FEWEST or variance == 0:
+    means, power = blocks[np.isfinite(blocks)], float(np.square(even[np.isfinite(even)]).mean())
+    if len(means) < FEWEST or power == 0:
         return math.nan
-    return float(means.var()) / (variance * passed_by_means(noise.vertical) * passed_by_means(noise.horizontal))
+    return float(np.square(means).mean()) / (
+        power * passed_by_means(noise.vertical) * passed_by_means(noise.horizontal)
+    )
 
 
 def passed_by_means(correlation: tuple[float, ...]) -> float:

@@ -195,7 +195,6 @@ def test_learns_to_denoise_in_seconds() -> None:
         ({"pixel_size": (0.1,)}, r"\(Y, X\) or \(Z, Y, X\)"),
         ({"pixel_size": (0.1, 0.0)}, "µm above 0"),
         ({"sigma": (30, 20)}, "range"),
-        ({"kinds": ()}, "empty"),
         ({"haze": (0.0, 1.5)}, "at most 1"),
         ({"resolution": (0.0, 3.0)}, "above 0 pixels"),
         ({"resolution": (3.0, 2.0)}, "range"),

@@ -50,7 +50,8 @@ class RestorationOptions:
 
     kinds: tuple[Kind, ...] = ("gaussian",)
     """What is done to a crop, one of them each: white noise; photons and read-out; fewer pixels; JPEG; Gaussian blur;
-    a shaken camera; the point-spread function of a microscope; that, and then photons and read-out."""
+    a shaken camera; the point-spread function of a microscope; that, and then photons and read-out. Without any only
+    pairs are learnt from."""
     sigma: tuple[float, float] = (25.0, 25.0)
     """Range of the noise's standard deviation, in 1/255; of a camera's read noise, and of what is added behind blur."""
     photons: tuple[float, float] = (10.0, 1000.0)
@@ -82,8 +83,6 @@ class RestorationOptions:
     """See the head of this file."""
 
     def __post_init__(self) -> None:
-        if not self.kinds:
-            raise AbbeError("options.kinds is empty; expected at least one way to make a clean image worse")
         if not self.factors or not all(1 <= factor < math.inf for factor in self.factors):
             raise AbbeError(f"options.factors: {self.factors}; expected by how much to shrink, each 1 or more")
         for name, (least, most, expected) in RANGES.items():
@@ -111,6 +110,8 @@ RANGES = {
     "haze": (0.0, 1.0, "shares of the light, at most 1"),
 }
 """Least, most and meaning of the options that are ranges."""
+PLANAR = ("jpeg", "enlarged", "blur", "motion")
+"""Kinds that are for planes."""
 EMISSION = (200.0, 2000.0)
 """Shortest and longest wavelength, in nm."""
 
@@ -130,6 +131,24 @@ def check_microscope(options: RestorationOptions) -> None:
     sizes = options.pixel_size
     if len(sizes) not in (0, 2, 3) or not all(0 < size < math.inf for size in sizes):
         raise AbbeError(f"options.pixel_size: {sizes}; expected µm above 0 along (Y, X) or (Z, Y, X), or nothing")
+
+
+def check_damage(kind: Kind, options: RestorationOptions, sample: Sample) -> None:
+    """Raise AbbeError where an image cannot be made worse in that way."""
+    channels, axes = len(sample.image), sample.image.ndim - 1
+    seen_through = kind in ("microscope", "micrograph")
+    if axes == 3 and (kind in PLANAR or (seen_through and options.resolution)):
+        what = f'"{kind}"' + (" with options.resolution" if seen_through else "")
+        raise AbbeError(f"{sample.name}: a stack, but options.kinds {what} is for planes; expected another kind")
+    if kind == "jpeg" and channels not in (1, 3):
+        raise AbbeError(
+            f'{sample.name}: {channels} channels, but options.kinds "jpeg" takes one, or red, green and blue'
+        )
+    if seen_through and options.pixel_size and len(options.pixel_size) != axes:
+        raise AbbeError(
+            f"{sample.name}: options.pixel_size {options.pixel_size} for {axes} axes; expected one for each of "
+            f"{'(Z, Y, X)' if axes == 3 else '(Y, X)'}"
+        )
 
 
 class Restoration(nn.Module):
@@ -187,6 +206,7 @@ class Restoration(nn.Module):
     def degrade(self, sample: Sample, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Make a clean image (C, [Z,] Y, X) worse in one of the ways asked for; gives the worse and the clean one."""
         kind = self.options.kinds[generator.integers(len(self.options.kinds))]
+        check_damage(kind, self.options, sample)
         if kind == "micrograph":
             return self._micrograph(sample, generator)
         return self._worse(kind, sample, generator), sample.image

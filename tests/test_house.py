@@ -53,6 +53,7 @@ ROOMS = (
         "learn_sequences",
         "learn",
         "learn_deblurring",
+        "noise_look",
         "self_training",
         "restore_batch",
         "cards",

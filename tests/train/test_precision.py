@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-from abbe.train.precision import batch_to_channels_last, resolve_accelerator, resolve_precision, to_channels_last
+from abbe.train.precision import (
+    are_thin,
+    batch_to_channels_last,
+    resolve_accelerator,
+    resolve_precision,
+    to_channels_last,
+)
 
 
 def test_auto_means_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +24,8 @@ def test_auto_means_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert resolve_precision("auto", "cpu") == "bfloat16"
     assert resolve_precision("float32", "cpu") == "float32"
+    assert resolve_precision("auto", "cpu", thin=True) == "float32"
+    assert resolve_precision("bfloat16", "cpu", thin=True) == "bfloat16"
     assert resolve_precision("auto", "mps") == "float32"
 
 
@@ -37,3 +47,12 @@ def test_only_images_stacks_and_their_kernels_change_layout() -> None:
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
     assert batch["stack"].is_contiguous(memory_format=torch.channels_last_3d)
     assert batch["labels"].is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("multiple", "crop", "expected"),
+    [((4, 4, 4), (4, 64, 64), True), ((4, 4, 4), (16, 64, 64), False), ((4, 4, 4), 8, True), ((4, 4), (4, 4), False)],
+)
+def test_stacks_that_are_thinner_than_a_kernel_are_known(multiple, crop, expected) -> None:
+    assert are_thin(crop, SimpleNamespace(geometry=SimpleNamespace(multiple=multiple))) is expected
+    assert not are_thin(crop, object())

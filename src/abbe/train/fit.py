@@ -23,7 +23,7 @@ from abbe.train.clock import Clock
 from abbe.train.interrupt import Interrupted, InterruptGuard
 from abbe.train.loop import TrainingLoop, Validate
 from abbe.train.module import TrainedMethod, parameter_count
-from abbe.train.precision import resolve_accelerator, resolve_precision, to_channels_last
+from abbe.train.precision import are_thin, resolve_accelerator, resolve_precision, to_channels_last
 from abbe.train.processes import Processes
 from abbe.train.progress import Log, open_display
 from abbe.train.recipe import TrainConfig
@@ -141,7 +141,7 @@ class _Run:
         self.start = saved["step"] if saved else 0
         per_epoch, self.total = run_length(len(training_set), config)
         self.accelerator = resolve_accelerator(config.accelerator)
-        self.precision = resolve_precision(config.precision, self.accelerator)
+        self.precision = resolve_precision(config.precision, self.accelerator, are_thin(config.crop, method))
         self.clock = Clock(self.start, self.total, config.minutes)
         self.display = open_display(progress and processes.leads, self.clock)
         self.log = Log(folder.log if processes.leads else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +18,22 @@ def resolve_accelerator(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def resolve_precision(name: str, accelerator: str) -> str:
-    """Turn ``"auto"`` into bfloat16 where the processor computes it natively, else float32."""
+def resolve_precision(name: str, accelerator: str, thin: bool = False) -> str:
+    """Turn ``"auto"`` into bfloat16 where the processor computes it natively, else float32.
+
+    ``thin`` stacks, which somewhere in the network have fewer planes than a kernel, are float32 on a CPU: of kernels'
+    planes that lie beside the stack oneDNN 3 gives gradients in bfloat16 that were never written.
+    """
     if name != "auto":
         return name
-    return "bfloat16" if _native_bfloat16(accelerator) else "float32"
+    return "bfloat16" if _native_bfloat16(accelerator) and not (thin and accelerator == "cpu") else "float32"
+
+
+def are_thin(crop: int | Sequence[int], method: Any) -> bool:
+    """Tell whether crops of stacks have fewer than three planes at the coarsest level of a method's network."""
+    multiple = getattr(getattr(method, "geometry", None), "multiple", ())
+    planes = crop if isinstance(crop, int) else crop[0]
+    return len(multiple) == 3 and planes // multiple[0] < 3
 
 
 def _native_bfloat16(accelerator: str) -> bool:

@@ -14,7 +14,7 @@ from abbe.data.clean import WORDS, find_clean_images
 from abbe.data.normalize import Normalization
 from abbe.data.scenes import SimulatedScene
 from abbe.errors import AbbeError
-from abbe.learn import describe, starting_method
+from abbe.learn import describe, restoration_lesson, starting_method
 from abbe.learn_restoration import (
     RestorationSamples,
     RestorationValidation,
@@ -185,6 +185,50 @@ def test_swapped_pairs_of_blur_are_told(tmp_path, words, noise) -> None:
     assert "has less detail than" in told_of(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "words"),
+    [
+        ((9, 40, 40), {"kinds": ["blur"]}, '"blur" is for planes'),
+        ((9, 40, 40), {"kinds": ["gaussian", "jpeg"]}, '"jpeg" is for planes'),
+        ((9, 40, 40), {"kinds": ["micrograph"], "resolution": [2, 3]}, "options.resolution is for planes"),
+        ((9, 40, 40), {"kinds": ["microscope"], "pixel_size": [0.1, 0.1]}, r"expected one for each of \(Z, Y, X\)"),
+        ((40, 40), {"kinds": ["microscope"], "pixel_size": [0.3, 0.1, 0.1]}, r"expected one for each of \(Y, X\)"),
+        ((40, 40), {"kinds": []}, "options.kinds is empty"),
+        ((2, 40, 40), {"kinds": ["jpeg"]}, "2 channels, but .*takes one, or red"),
+    ],
+)
+def test_damage_that_an_image_cannot_take_is_told_before_the_training(tmp_path, shape, options, words) -> None:
+    stack = len(shape) == 3 and shape[0] > 4
+    pixels, axes = np.random.default_rng(0).random(shape, np.float32), ("ZYX" if stack else "CYX")[-len(shape) :]
+    (tmp_path / "data").mkdir()
+    tifffile.imwrite(tmp_path / "data" / "a.tif", pixels, ome=True, metadata={"axes": axes})
+    method = {"method": "noise2void_3d", "objective": "restoration"} if stack else {}
+    channels = {"data.in_channels": 2} if shape[0] == 2 else {}
+    given = {f"options.{name}": value for name, value in options.items()} | method | channels
+    with pytest.raises(AbbeError, match=words):
+        train("dncnn_s", tmp_path / "data", overrides=SHORT | given, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_images_are_kept_as_far_as_there_is_room_for_them(tmp_path, monkeypatch) -> None:
+    found = find_clean_images(good_images(tmp_path))
+    one = RestorationSamples(found, Normalization(), 1)[0].image.nbytes
+    monkeypatch.setattr("abbe.learn_restoration.KEPT", 2 * one)
+    samples = RestorationSamples(found, Normalization(), 1)
+    first = [samples[index] for index in range(4)]
+    assert [samples[index] is first[index] for index in range(4)] == [True, True, False, False]
+    assert all((samples[index].image == first[index].image).all() for index in range(4))
+
+
+@pytest.mark.parametrize(("words", "kinds"), [(("noisy", "clean"), ("gaussian",)), (("blur", "sharp"), ())])
+def test_what_pairs_lack_is_known_by_their_names_alone(tmp_path, words, kinds) -> None:
+    folder = pairs(tmp_path)
+    for old, new in zip(("noisy", "clean"), words, strict=True):
+        (folder / old).rename(folder / new)
+    lesson = restoration_lesson(load_recipe("dncnn_s", SHORT | {"data.paths": [str(folder)]}), str)
+    assert tuple(lesson.description.options["kinds"]) == kinds
+
+
 def test_noise_on_the_wrong_scale_is_asked_about(tmp_path) -> None:
     with pytest.raises(AbbeError, match=r'write "\[0, 25\.5\]"'):
         train("dncnn_s", good_images(tmp_path), overrides=SHORT | {"options.sigma": "[0.0, 0.1]"}, out=tmp_path / "run")
@@ -244,6 +288,11 @@ def test_pairs_and_scenes_learn_together(tmp_path) -> None:
     source = find_restoration_source(recipe, lines.append)
     assert "2 pairs of a bad and a good image, 7 good images, made worse for each crop" in lines
     assert len(source.train) == 7
+
+
+def test_scenes_of_two_parts_never_meet() -> None:
+    with pytest.raises(AbbeError, match="at most 100,000 scenes a part"):
+        find_restoration_source(recipe_of(data__simulated={"train": 100_001}), str)
 
 
 def test_senseless_simulations_are_told() -> None:

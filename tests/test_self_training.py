@@ -14,13 +14,15 @@ from abbe import learn_deblurring, self_training
 from abbe.api import load, restore
 from abbe.batch import Outputs
 from abbe.data.image import Image
+from abbe.data.normalize import Normalization
 from abbe.data.read import read
 from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.folders import restore_files
+from abbe.learn_noisy import open_frames
 from abbe.metrics.images import psnr
 from abbe.noise_look import NoiseLook, look_at_noise
-from abbe.self_training import as_grey, choose, learn_to_restore, options_of
+from abbe.self_training import as_grey, choose, choose_for_blur, exposures_of, learn_to_restore, options_of
 from abbe.settings import LearnSettings, RestoreSettings
 from abbe.train.interrupt import InterruptGuard
 
@@ -185,6 +187,70 @@ def test_what_cannot_be_learnt_is_said() -> None:
         restore(noisy()[:1], minutes=0.01)
     with pytest.raises(AbbeError, match="too small to learn from"):
         restore(noisy()[:1], minutes=0.01, method="noise2void")
+
+
+@pytest.mark.parametrize(
+    ("make", "verdict"),
+    [
+        (lambda: clean(), "none"),
+        (lambda: np.rint(clean()).astype(np.uint16), "none"),
+        (lambda: (clean() / 14).astype(np.uint8), "none"),
+        (lambda: ndimage.gaussian_filter(noisy().astype(float), 3), "none"),
+        (lambda: (clean() > 1800).astype(np.uint8) * 255, "none"),
+        (lambda: np.add.outer(np.arange(160.0), np.arange(160.0)), "none"),
+        (lambda: np.rint(clean() + np.random.default_rng(0).normal(0, 1, (160, 160))), "independent"),
+        (
+            lambda: np.random.default_rng(0).poisson(np.tile(np.linspace(0, 1, 160), (160, 1))).astype(np.uint8),
+            "independent",
+        ),
+        (lambda: ndimage.zoom(noisy()[:80, :80].astype(float), 2, order=1), "isotropic"),
+    ],
+)
+def test_images_without_noise_are_told_from_noisy_ones(make, verdict) -> None:
+    assert looked(make()).verdict == verdict
+
+
+def test_each_channel_has_its_own_exposure_and_stacks_that_of_all_their_planes() -> None:
+    bright, dim = noisy(0).astype(float) * 10, noisy(1).astype(float)
+    planes = np.stack([bright, dim])
+    (series,) = open_frames([read(planes, axes="CYX")], RestoreSettings(), 2)
+    look = look_at_noise([series])
+    assert look is not None
+    both = exposures_of(look, series)
+    for channel, (noise, contrast) in zip((bright, dim), both, strict=True):
+        expected = Normalization("percentile").measure(channel[None])
+        assert contrast.scale == pytest.approx(expected.scale, rel=0.02)
+        assert noise.gain == pytest.approx(200 if channel is bright else 20, rel=0.4)
+    recipe, _ = choose_for_blur(look, [series], LearnSettings(target="deblur", psf="na=1.2,emission=520,pixel=0.08"))
+    alone = [learn_deblurring.exposure(*one) for one in both]
+    for name in alone[0]:
+        assert recipe.options[name] == [min(one[name][0] for one in alone), max(one[name][1] for one in alone)]
+    stack = np.stack([noisy(0) // 30, noisy(0), noisy(0) // 30])
+    (series,) = open_frames([read(stack, axes="ZYX")], RestoreSettings(), 2)
+    ((_, contrast),) = exposures_of(look_at_noise([series]), series)
+    assert contrast.scale == pytest.approx(Normalization("percentile").measure(stack[None]).scale, rel=0.05)
+
+
+def test_arrays_are_known_by_their_values(tmp_path: Path) -> None:
+    learn_to_restore([noisy()], tmp_path / "run", learning=SHORT, progress=False)
+    told: list[str] = []
+    learn_to_restore([noisy().copy()], tmp_path / "run", learning=SHORT, tell=told.append, progress=False)
+    assert any("learnt by an earlier run" in line for line in told)
+    with pytest.raises(AbbeError, match="other images"):
+        learn_to_restore([noisy() + 1], tmp_path / "run", learning=SHORT, progress=False)
+
+
+def test_what_cannot_work_is_refused_before_it_is_learnt(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "grey.tif", noisy())
+    tifffile.imwrite(tmp_path / "two.tif", np.stack([noisy(), noisy(1)]), ome=True, metadata={"axes": "CYX"})
+    with pytest.raises(AbbeError, match=r"grey.tif: 1 channel, but 2 in the images to learn from"):
+        restore_files([tmp_path / "grey.tif"], Outputs(tmp_path / "a"), learning=SHORT, train_on=[tmp_path / "two.tif"])
+    with pytest.raises(AbbeError, match="tile of 1 px leaves nothing"):
+        restore_files(
+            [tmp_path / "grey.tif"], Outputs(tmp_path / "b"), settings=RestoreSettings(tile=1), learning=SHORT
+        )
+    for name in "ab":
+        assert not (tmp_path / name / "learned" / "checkpoints").exists()
 
 
 def test_a_wrong_time_leaves_no_trace(tmp_path: Path) -> None:

@@ -163,6 +163,10 @@ def _opened(path: Path) -> Any:
 
 
 def _refuse_foreign(path: Path) -> None:
+    if path.is_dir():
+        raise AbbeError(
+            f"{path}: a folder without model.safetensors, which a training writes when it ends; --resume goes on with one"
+        )
     try:
         with open(path, "rb") as file:
             start = file.read(9)

@@ -81,6 +81,15 @@ def test_one_normalisation_for_all_by_channel() -> None:
     assert marked[0].ignore.sum() == 1
 
 
+@pytest.mark.parametrize(("times", "told"), [(3, False), (50, True)])
+def test_images_of_very_different_contrast_are_warned_of(times, told) -> None:
+    dim = np.random.default_rng(0).normal(100, 9, (1, 300, 300)).astype(np.float32)
+    images = [Series(Image(pixels, "CYX", name=name)) for name, pixels in (("dim", dim), ("bright", dim * times))]
+    lines: list[str] = []
+    take_pieces(images, tell=lines.append)
+    assert [line.startswith("warning: bright has 5") for line in lines] == [True] * told
+
+
 def test_a_damaged_place_is_left_out_and_told() -> None:
     class Damaged:
         shape, dtype = (1, 300, 300), np.dtype(np.uint16)

@@ -24,6 +24,8 @@ SMALL = {2: (64, 48, 32), 3: (32, 24, 16)}
 """Least extents where there are not enough of any: the largest of which there are a few, one to be held out."""
 FEW = 4
 """That many."""
+UNEVEN = 8.0
+"""Times that the contrast of an image is that of another, from which it is warned."""
 MOST = 2**26
 """Values to keep in memory."""
 HELD_OUT = 0.1
@@ -80,6 +82,8 @@ def take_pieces(
     channels = same_channels(images)
     places = choose_places(images, most // channels, np.random.default_rng(seed))
     raw = list(_read(images, places, tell))
+    if uneven := spell_uneven(raw):
+        tell(f"warning: {uneven}")
     normalization = measure_all([pixels for _, pixels in raw])
     samples = [_sample(pixels, normalization, name) for name, pixels in raw]
     held = min(round(HELD_OUT * len(samples)), MOST_HELD_OUT)
@@ -143,6 +147,22 @@ def _place(number: int, ends: np.ndarray, grids: Sequence[list[list[tuple[int, i
     frame, box = divmod(inside, math.prod(map(len, grid)))
     index = np.unravel_index(box, [len(along) for along in grid])
     return Place(series, frame, tuple(along[int(i)] for along, i in zip(grid, index, strict=True)))
+
+
+def spell_uneven(pieces: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Say so where images, told by their names, have so different contrasts that one normalisation fits only some."""
+    contrasts: dict[str, float] = {}
+    for name, pixels in pieces:
+        known = pixels[np.isfinite(pixels)]
+        if known.size and (deviation := float(known.std(dtype=np.float64))) > 0:
+            contrasts[name] = max(contrasts.get(name, 0.0), deviation)
+    if not contrasts:
+        return ""
+    high, low = max(contrasts, key=contrasts.__getitem__), min(contrasts, key=contrasts.__getitem__)
+    times = contrasts[high] / contrasts[low]
+    if times < UNEVEN:
+        return ""
+    return f"{high} has {times:,.0f} times the contrast of {low}, and one model learns both; restore such images apart"
 
 
 def measure_all(pieces: Sequence[np.ndarray]) -> Normalization:

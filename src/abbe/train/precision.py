@@ -31,7 +31,7 @@ def resolve_precision(name: str, accelerator: str, thin: bool = False) -> str:
 
 def are_thin(crop: int | Sequence[int], method: Any) -> bool:
     """Tell whether crops of stacks have fewer than three planes at the coarsest level of a method's network."""
-    multiple = getattr(getattr(method, "geometry", None), "multiple", ())
+    multiple: Sequence[int] = getattr(getattr(method, "geometry", None), "multiple", ())
     planes = crop if isinstance(crop, int) else crop[0]
     return len(multiple) == 3 and planes // multiple[0] < 3
 

@@ -165,7 +165,7 @@ def _opened(path: Path) -> Any:
 def _refuse_foreign(path: Path) -> None:
     if path.is_dir():
         raise AbbeError(
-            f"{path}: a folder without model.safetensors, which a training writes when it ends; --resume goes on with one"
+            f"{path}: a folder without model.safetensors, which a training writes at its end; --resume goes on with one"
         )
     try:
         with open(path, "rb") as file:

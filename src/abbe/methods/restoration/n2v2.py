@@ -11,10 +11,10 @@ the median of its neighbours as the value of a hidden pixel, the pixel itself le
                  \\ max, blur /2 -- 2 conv 2w -------- concat -- conv 2w, w -- nearest /
                                         \\ max, blur /2 -- conv 4w, 2w -- nearest /
 
-Maxima are taken of every pixel and the one after it, and blurred with (1, 2, 1) along each axis, so that a coarse
-pixel lies in the middle of those that it stands for. At the border the last pixels are repeated (the authors' library:
-zeros). Other hidden pixels are left out of the median, for the reason that :mod:`.noise2void` gives. Stacks are ours;
-the library has planes only.
+Maxima are taken of every pixel and the one after it, and blurred with (1, 2, 1) along each axis, so that a coarse pixel
+lies in the middle of those that it stands for (the authors' library pads at the end alone, so that it lies one pixel
+further). At the border the last pixels are repeated (there: zeros). Other hidden pixels are left out of the median, for
+the reason that :mod:`.noise2void` gives. Stacks are ours; the library has planes only.
 """
 
 from __future__ import annotations

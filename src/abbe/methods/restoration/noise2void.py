@@ -22,7 +22,8 @@ in space; a time series of planes is a stack whose planes are its times.
 Against the paper: another masked pixel never lends its value, which would show a neighbour what is hidden from it (the
 authors' library allows this), and the boxes of stacks hold the share that was asked for (the library takes a square
 root where a stack needs a cubic one). Batch normalisation is PyTorch's (momentum 0.1, epsilon 1e-5; Keras: 0.01, 1e-3),
-its scales begin at :data:`NORM_SCALE` (there: 1), and convolutions have no bias before it. ``noise2void`` and the
+its scales begin at :data:`NORM_SCALE` (there: 1), and convolutions have no bias before it. On the way up channels are
+halved level by level, as when the paper came out (the library since 2022: to ``w`` at once). ``noise2void`` and the
 defaults of :class:`Noise2VoidOptions` are the recipe for BSD68; ``noise2void_library`` and :data:`LIBRARY` what the
 library takes unless told otherwise; ``noise2void_small`` is the paper's at a ninth of the work, and gives the image
 itself: a residual network begins with the noisy image as its answer and takes longer to leave it. Images are normalised

@@ -126,8 +126,7 @@ def test_tiles_equal_the_whole(monkeypatch) -> None:
     image = np.random.default_rng(0).random((1, 75, 61), np.float32)
     whole = restored(predictor, image)
     monkeypatch.setattr("abbe.learn_restoration.TILE", {2: 32})
-    inner = np.s_[:, 8:-8, 8:-8]
-    np.testing.assert_allclose(restored(predictor, image)[inner], whole[inner], atol=1e-5)
+    np.testing.assert_allclose(restored(predictor, image), whole, atol=1e-5)
 
 
 def told_of(folder: Path) -> str:

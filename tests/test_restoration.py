@@ -195,8 +195,7 @@ def test_tiles_equal_the_whole() -> None:
     image = np.random.default_rng(0).random((150, 170), np.float32)
     whole = restore(image, tiny, precision="exact", tile=256)
     tiled = restore(image, tiny, precision="exact", tile=48)
-    inner = np.s_[8:-8, 8:-8]
-    np.testing.assert_allclose(tiled[inner], whole[inner], atol=1e-5)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
 def test_whole_numbers_are_held_within_their_type() -> None:

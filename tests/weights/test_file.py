@@ -112,7 +112,7 @@ def test_files_that_are_something_else(tmp_path: Path) -> None:
         zipped: "a pickle, which can run code",
         torch_file: "a pickle, which can run code",
         text: "not a whole safetensors file",
-        tmp_path: "cannot be read as a model",
+        tmp_path: "a folder without model.safetensors",
         tmp_path / "missing": "cannot be read as a model",
     }
     for path, words in expected.items():

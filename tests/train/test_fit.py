@@ -19,6 +19,7 @@ import torch
 from abbe.errors import AbbeError
 from abbe.train.checkpoint import load_checkpoint, load_weights
 from abbe.train.fit import fit, run_length
+from abbe.train.processes import Processes
 from abbe.train.recipe import TrainConfig
 
 
@@ -124,6 +125,26 @@ def test_a_run_that_follows_plateaus_resumes_to_the_same_end(
         toy.train(tmp_path / "run", method, epochs=4, schedule="plateau")
     toy.train(tmp_path / "run", epochs=4, schedule="plateau", resume=True)
     assert equal(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+
+
+def test_a_signal_behind_what_all_agreed_on_counts_at_the_next_step(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process alone that saves would wait for the others for ever, and one that forgets it would go on."""
+    whole, calls = Processes.any, []
+
+    def agreed(self: Processes, *flags: bool) -> Any:
+        found = whole(self, *flags)
+        if len(flags) == 2:  # at the end of a step
+            calls.append(found)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(Processes, "any", agreed)
+    with pytest.raises(KeyboardInterrupt):
+        toy.train(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == len(calls) == 4
 
 
 @pytest.mark.parametrize("which", [2, 3])  # 3 is the last

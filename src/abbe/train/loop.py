@@ -168,12 +168,15 @@ class TrainingLoop(lightning.Callback):
 
     def _end_step(self, trainer: lightning.Trainer, module: TrainedMethod) -> None:
         late = time.monotonic() - self.last_saved > self.config.checkpoint_seconds
-        self.guard.asked, late = self.processes.any(self.guard.asked, late)
+        # What all agree on decides: a signal that comes behind this line reaches one process before the others.
+        asked, late = self.processes.any(self.guard.asked, late)
+        if asked:
+            self.guard.asked = True
         if self._ends_epoch(module.step):
             self._finish_epoch(trainer, module)
-        elif self.guard.asked or late:
+        elif asked or late:
             self._save(module)
-        if self.guard.asked:
+        if asked:
             raise Interrupted
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

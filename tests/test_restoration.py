@@ -141,6 +141,9 @@ def test_types_that_ome_tiff_lacks_are_told_before_anything_is_learnt(tmp_path, 
     tifffile.imwrite(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 999, (96, 96)).astype(dtype))
     with pytest.raises(AbbeError, match=r"cannot be written as OME-TIFF; add --dtype float32 or --format zarr"):
         restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"))
+    (tmp_path / "0.tif").write_bytes(b"no image")
+    with pytest.raises(AbbeError, match="cannot be written as OME-TIFF"):
+        restore_files([tmp_path / "0.tif", tmp_path / "a.tif"], Outputs(tmp_path / "out"))
     path = save_model(tmp_path / "m.safetensors", *tiny())
     (failure,) = restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"), path).failures
     assert "cannot be written as OME-TIFF" in failure[1]

@@ -68,10 +68,7 @@ class Cluster:
             raise AbbeError(f"{workers} workers here or those of {address}? Give either --workers or --cluster")
         if workers is not None:
             _check_number(workers)
-        try:
-            import distributed  # noqa: F401
-        except ImportError as error:
-            raise AbbeError("workers need Dask, which is not installed; pip install 'abbe[cluster]'") from error
+        _dask()
         self.patience = patience
         self._sent: dict[int, Any] = {}
         self._losses, self._slots, self._counted, self._had_workers = 0, 0, 0.0, False
@@ -243,11 +240,19 @@ def _check_number(workers: int) -> None:
         )
 
 
+def _dask() -> Any:
+    """Import Dask, which brings a second of work and is an extra."""
+    try:
+        import distributed
+    except ImportError as error:
+        raise AbbeError("workers need Dask, which is not installed; pip install 'abbe[cluster]'") from error
+    return distributed
+
+
 @contextmanager
 def _start(workers: int | None) -> Iterator[Any]:
     """Start processes on this machine, and end them."""
-    import distributed
-
+    distributed = _dask()
     threads = max((os.cpu_count() or 1) // max(workers or 1, 1), 1)
     try:
         local = distributed.LocalCluster(

@@ -369,13 +369,19 @@ def restore_files(
 
 
 def _check_before_learning(paths: Sequence[Path | str], outputs: Outputs, settings: RestoreSettings) -> None:
-    """Refuse what could not be written after the time of a training; what cannot be read is told later."""
+    """Refuse to spend the time of a training where no image could be written; what cannot be read is told later."""
+    refused: AbbeError | None = None
     for path in paths if settings.dtype == "keep" else ():
         with suppress(AbbeError):
             image = read(path, axes=settings.axes)
-            dtype = image.dtype if not outputs.zarr(image) else None
-        if dtype is not None:
-            check_type(dtype, image.name)
+            try:
+                if not outputs.zarr(image):
+                    check_type(image.dtype, image.name)
+                return
+            except AbbeError as error:
+                refused = refused or error
+    if refused:
+        raise refused
 
 
 LEARNED = "learned"

@@ -229,9 +229,8 @@ class _Pyramid:
             raise AbbeError(f"{folder}: OME-Zarr 0.4 has no shards; write 0.5 for them")
         self._axes, self._version, self._shards = axes, version, shards
         self._group = zarr.open_group(Path(folder), mode="a", zarr_format=2 if version == "0.4" else 3)
-        self.base = self._base(
-            folder, tuple(shape), np.dtype(np.dtype(dtype).str)
-        )  # Zarr tells "long" from "long long"
+        plain = np.dtype(np.dtype(dtype).str)  # Zarr tells "long" from "long long"
+        self.base = self._base(folder, tuple(shape), plain)
         self.unit = tuple(self.base.shards or self.base.chunks)
 
     def _base(self, folder: str | Path, shape: tuple[int, ...], dtype: np.dtype) -> Any:

@@ -194,6 +194,23 @@ def open_clients() -> list[int]:
     return [id(client) for client in clients if client.status != "closed"]
 
 
+def test_a_connection_that_fails_to_close_is_closed_again(scheduler: tuple[str, list[subprocess.Popen]]) -> None:
+    """As it does where it is about to give up a scheduler that is gone."""
+    with Cluster(address=scheduler[0], timeout=30) as cluster:
+        pool, tries = cluster.client.rpc, []
+        close = pool.close
+
+        async def fail_once() -> None:
+            tries.append(len(tries))
+            if len(tries) == 1:
+                raise RuntimeError("Cannot change state of expiring Timeout")
+            await close()
+
+        pool.close = fail_once
+    assert tries == [0, 1]
+    assert cluster.client.status == "closed"
+
+
 @pytest.mark.parametrize("number", [0, -1, 100_000])
 def test_a_number_of_workers_that_makes_no_sense_is_told(number: int) -> None:
     with pytest.raises(AbbeError, match=f"--workers {number}: "):

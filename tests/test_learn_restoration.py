@@ -129,10 +129,22 @@ def test_tiles_equal_the_whole(monkeypatch) -> None:
     np.testing.assert_allclose(restored(predictor, image), whole, atol=1e-5)
 
 
-def told_of(folder: Path) -> str:
+def told_of(folder: Path, **data: int) -> str:
     lines: list[str] = []
-    find_restoration_source(load_recipe("dncnn_s", {"data.paths": [str(folder)]}), lines.append)
+    changes = {"data.paths": [str(folder)]} | {f"data.{name}": value for name, value in data.items()}
+    find_restoration_source(load_recipe("dncnn_s", changes), lines.append)
     return "\n".join(lines)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_becomes_of_colours_is_told(tmp_path, channels) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    kind = "rgb" if channels == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", colours if channels == 3 else colours[..., 0], photometric=kind)
+    assert "in_channels" not in told_of(tmp_path, in_channels=channels)
+    told = told_of(tmp_path, in_channels=4 - channels)
+    assert f"--data.in_channels {channels}" in told
+    assert ("luminance" in told) == (channels == 3)
 
 
 @pytest.mark.parametrize(("bad", "good"), [pair for pair in WORDS if "blur" not in pair[0]])

@@ -139,6 +139,8 @@ def test_a_folder_is_restored_from_itself(tmp_path: Path, monkeypatch: pytest.Mo
     assert any("earlier run" in line for line in again)
     with pytest.raises(AbbeError, match="take it as it is with --model"):
         restore_files([tmp_path / "?.tif"], Outputs(out), learning=LearnSettings(minutes=0.15))
+    with pytest.raises(AbbeError, match=r"--model \S+learned, which has learnt already"):
+        restore_files([tmp_path / "*.tif"], Outputs(out), None, RestoreSettings(flips=True), LearnSettings(minutes=10))
 
 
 def test_a_second_run_learns_nothing_anew_and_other_images_are_refused(tmp_path: Path) -> None:

@@ -282,9 +282,13 @@ class Batch:
         if record.exists() and not self.outputs.overwrite and record.read_text(encoding="utf-8") != settings:
             raise AbbeError(
                 f"{folder}: holds results of another model or other options; repeat them all with --overwrite, "
-                "or choose another folder with --out"
+                f"or {self.elsewhere()}"
             )
         write_text(record, settings)
+
+    def elsewhere(self) -> str:
+        """Say how to come to other results beside those that the folder holds."""
+        return "choose another folder with --out"
 
     def _finish(self, inputs: Sequence[Input], result: BatchResult, started: datetime) -> pd.DataFrame:
         """Make the tables and the report of all that is done, by this run or by one before it."""

@@ -82,7 +82,7 @@ class Cluster:
                     f"{address}: no Dask scheduler answers there ({reason(error)}); is it running, and is this the "
                     "address that it told, such as tcp://host:8786?"
                 ) from error
-            stack.callback(self.client.close)
+            stack.callback(_disconnect, self.client)
             self._opened = stack.pop_all()
 
     @property
@@ -285,10 +285,18 @@ def _connect(target: Any, timeout: float) -> Any:
             try:
                 super().start(**options)
             except BaseException:
-                self.close()
+                _disconnect(self)
                 raise
 
     return Client(target, set_as_default=False, timeout=timeout)
+
+
+def _disconnect(client: Any) -> None:
+    """Close a client; in the midst of connecting to a scheduler that is gone its first try can fail half-way."""
+    try:
+        client.close()
+    except RuntimeError:
+        client.close()
 
 
 @contextmanager

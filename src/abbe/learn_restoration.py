@@ -98,6 +98,8 @@ def find_restoration_source(recipe: Recipe, tell: Callable[[str], None]) -> Rest
     tell(", ".join(parts + ([f"{alone} good images, made worse for each crop"] if alone else [])))
     opened = [one for one in train + held if isinstance(one, CleanImage)]
     check_sizes(opened)
+    if opened and (matched := spell_matching(opened[0], recipe.data.in_channels)):
+        tell(matched)
     if turned := seem_swapped(opened):
         tell(f"warning: {turned}")
     return RestorationSource(train, held, _weights(recipe, [len(folder[0]) for folder in folders]))
@@ -142,6 +144,16 @@ def _weights(recipe: Recipe, sizes: Sequence[int]) -> list[float] | None:
             "simulated scenes behind them); expected one number for each, none below 0 and one above, or an empty list"
         )
     return np.repeat(np.array(weights) / np.maximum(sizes, 1), sizes).tolist()
+
+
+def spell_matching(image: CleanImage, in_channels: int) -> str:
+    """Say what becomes of the colours of the first image, or of a grey one; nothing where it fits as it is."""
+    match read(image.clean).n_channels, in_channels:
+        case 3, 1:
+            return f"{image.clean.name} has colours: learnt from as grey (luminance); --data.in_channels 3 keeps them"
+        case 1, 3:
+            return f"{image.clean.name} is grey: learnt from as three equal channels; --data.in_channels 1 takes one"
+    return ""
 
 
 def seem_swapped(pairs: Sequence[CleanImage]) -> str:

@@ -79,6 +79,11 @@ class RestoreBatch(Batch):
             return "restored"  # too small to measure its noise
         return f"noise {row['noise_before']:.4g} to {row['noise_after']:.4g}"
 
+    def elsewhere(self) -> str:
+        """Spare the user what was learnt already."""
+        learnt = f" and --model {self.learned.run}, which has learnt already" if self.learned else ""
+        return super().elsewhere() + learnt
+
     def write_one(self, item: Input, found: Restored) -> dict[str, Any]:  # type: ignore[override]
         """Write the restored image and a picture of what was done; gives its row in the ledger."""
         base = self.outputs.folder / item.relative

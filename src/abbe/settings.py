@@ -37,7 +37,7 @@ class ComputeSettings:
     backend: Literal["auto", "torch", "openvino"] = "auto"
     """auto takes OpenVINO on a CPU where it is installed (the extra "fast")."""
     tile: int | None = None
-    """Pixels per side that the network sees at once; chosen from the memory at hand unless given."""
+    """Pixels per side that the network sees at once; unless given, 1280 on a CPU, 2048 on a GPU, less of volumes."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from scipy import ndimage
 
 from abbe.api import load, train
@@ -314,3 +315,17 @@ def test_senseless_simulations_are_told() -> None:
         find_restoration_source(recipe_of(data__simulated={"val": 2}), lambda line: None)
     with pytest.raises(AbbeError, match="planes"):
         RestorationSamples([SimulatedScene(0)], Normalization(), 1, volume=True)[0]
+
+
+def test_frozen_norms_keep_what_they_have_and_the_rest_learns(tmp_path) -> None:
+    data, begin = good_images(tmp_path / "data", 4), tmp_path / "begin"
+    train("dncnn_s", data, overrides=SHORT, out=begin)
+    start = load(begin).method.state_dict()
+    buffers = [name for name in start if name.endswith(("running_mean", "running_var"))]
+    assert buffers
+    for frozen in (True, False):
+        run = tmp_path / f"frozen {frozen}"
+        train("dncnn_s", data, overrides=SHORT | {"train.frozen_norms": frozen, "start_from": str(begin)}, out=run)
+        found = load(run).method.state_dict()
+        assert all(torch.equal(start[name], found[name]) for name in buffers) == frozen
+        assert not torch.equal(start["network.layers.0.weight"], found["network.layers.0.weight"])

@@ -68,6 +68,11 @@ def test_all_axes_are_restored(axes, shape) -> None:
     found = Restorer(model()).restore(read(image, axes=axes), settings())
     assert found.axes == axes
     np.testing.assert_array_equal(found.pixels, image)
+    for channel in range(found.series.image.n_channels):
+        before, after = planes(found, channel)
+        np.testing.assert_array_equal(before, after)
+        if "C" in axes:
+            assert (image[(slice(None),) * axes.index("C") + (channel,)] == before).all(axis=(-2, -1)).any()
 
 
 @pytest.mark.parametrize(
@@ -78,8 +83,13 @@ def test_axes_keep_their_order_where_the_network_takes_the_channels_together(axe
     found = Restorer(model(in_channels=2)).restore(read(image, axes=axes), settings())
     assert found.axes == axes
     np.testing.assert_array_equal(found.pixels, image)
-    before, after = planes(found)
-    np.testing.assert_array_equal(before, after)
+    middle = [found.series.image.sizes[axis] // 2 for axis in axes[:-2] if axis != "C"]
+    for channel in range(2):
+        before, after = planes(found, channel)
+        np.testing.assert_array_equal(before, after)
+        place = iter(middle)
+        chosen = image[tuple(channel if axis == "C" else next(place) for axis in axes[:-2])]
+        np.testing.assert_array_equal(before, chosen)
 
 
 def test_a_plane_of_a_stack_is_restored_with_its_neighbours() -> None:

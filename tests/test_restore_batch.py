@@ -13,12 +13,13 @@ import torch
 from scipy import ndimage
 
 from abbe.batch import Outputs
+from abbe.errors import AbbeError
 from abbe.folders import restore_files
 from abbe.methods.restoration.dncnn import VARIANTS, build
 from abbe.methods.restoration.restore import Restoration
 from abbe.ops.noise import estimate_noise
-from abbe.ops.residual import look_at_residual
-from abbe.restore_batch import picture, warnings_of
+from abbe.restore_batch import look_at, picture, warnings_of
+from abbe.settings import RestoreSettings
 from abbe.weights.file import Description, save_model
 
 
@@ -40,8 +41,7 @@ def noisy(sigma: float = 50, seed: int = 1) -> np.ndarray:
 
 
 def warned(before: np.ndarray, after: np.ndarray, denoises: bool = True) -> list[str]:
-    noise, left = estimate_noise(before), estimate_noise(after)
-    return warnings_of(before, after, noise, left, look_at_residual(before, after, noise), denoises)
+    return warnings_of(look_at(before, after), denoises)
 
 
 def test_nothing_is_said_of_a_good_restoration() -> None:
@@ -67,11 +67,10 @@ def test_a_restoration_that_fits_nothing_is_warned_of() -> None:
 def test_a_changed_mean_is_warned_of_where_there_is_no_noise_to_measure() -> None:
     even = np.full((64, 64), 7.0)
     small = np.random.default_rng(0).normal(549, 30, (1, 300))
-    residual = look_at_residual(even, even, estimate_noise(noisy()))
-    for before, after, noise in ((even, even + 3, estimate_noise(even)), (small, small + 1000, None)):
-        (*_, said) = warnings_of(before, after, noise, noise, residual, True)
+    for before, after in ((even, even + 3), (small, small + 1000)):
+        (*_, said) = warned(before, after)
         assert "the mean has changed" in said
-        assert not any("mean" in said for said in warnings_of(before, before, noise, noise, residual, True))
+        assert not any("mean" in said for said in warned(before, before))
 
 
 def test_saturated_pixels_are_warned_of_but_not_white_ones_of_a_mask() -> None:
@@ -81,11 +80,62 @@ def test_saturated_pixels_are_warned_of_but_not_white_ones_of_a_mask() -> None:
     assert warned(mask, mask) == ["no noise found"]
 
 
+@pytest.mark.parametrize("period", [4, 5, 7])
+def test_lost_texture_is_warned_of_though_its_means_are_even(period) -> None:
+    rows, columns = np.mgrid[:192, :192] * 2 * np.pi / period
+    texture = 40 * np.sin(rows) * np.sin(columns)
+    (said,) = warned(noisy() + texture, clean())
+    assert "shows structure" in said
+    assert warned(noisy() + texture, clean() + texture) == []
+
+
+def test_what_was_asked_to_be_cut_off_is_not_missed() -> None:
+    before, after = noisy(), clean()
+    low, high = np.quantile(after, (0.3, 0.7))
+    cut = np.clip(after, low, high)
+    assert warned(before, cut)
+    assert [said for said in warnings_of(look_at(before, cut, (low, high)), True) if "saturated" not in said] == []
+
+
+def test_all_channels_are_looked_at(tmp_path: Path, model: Path) -> None:
+    saturated = noisy(seed=2).clip(None, 900)
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([noisy(), saturated]).astype(np.uint16), photometric="minisblack")
+    result = restore_files([tmp_path / "a.tif"], Outputs(tmp_path / "out"), model, RestoreSettings(axes="CYX"))
+    (told,) = result.images["warnings"]
+    assert "channel 1: " in told
+    assert "saturated" in told
+    assert "channel 0: " not in told or "saturated" not in told.split("channel 1: ")[0]
+
+
+def test_images_that_were_given_are_not_written_over(tmp_path: Path, model: Path) -> None:
+    for name in ("a", "a_restored"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", noisy().astype(np.uint16))
+    before = (tmp_path / "a_restored.tif").read_bytes()
+    with pytest.raises(AbbeError, match=r"a_restored\.tif: the result of .*a\.tif would be written over it"):
+        restore_files([tmp_path], Outputs(tmp_path), model)
+    assert (tmp_path / "a_restored.tif").read_bytes() == before
+    assert len(restore_files([tmp_path], Outputs(tmp_path / "out"), model).images) == 2
+
+
+def test_a_report_of_somebody_else_is_not_written_over(tmp_path: Path, model: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", noisy().astype(np.uint16))
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(AbbeError, match=r"holds report\.html, but no notes"):
+        restore_files([tmp_path / "a.tif"], Outputs(tmp_path), model)
+    assert (tmp_path / "report.html").read_text() == "mine"
+    restore_files([tmp_path / "a.tif"], Outputs(tmp_path, overwrite=True), model)
+    assert (tmp_path / "report.html").read_text() != "mine"
+
+
+def test_a_model_that_has_just_learnt_may_have_learnt_too_briefly() -> None:
+    look = look_at(noisy(), noisy(500, seed=2))
+    assert "too briefly" not in warnings_of(look, True)[0]
+    assert "too briefly" in warnings_of(look, True, learnt=True)[0]
+
+
 def test_an_image_without_a_value_is_said() -> None:
     none = np.full((64, 64), np.nan)
-    assert warnings_of(none, none, None, None, look_at_residual(none, none, estimate_noise(noisy())), True) == [
-        "no pixel with a value"
-    ]
+    assert warned(none, none) == ["no pixel with a value"]
 
 
 def test_odd_images_are_restored_without_warnings_of_numpy(tmp_path: Path, model: Path) -> None:

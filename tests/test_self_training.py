@@ -157,6 +157,38 @@ def test_a_second_run_learns_nothing_anew_and_other_images_are_refused(tmp_path:
     assert other.model.sha256 != first.model.sha256
 
 
+def test_nothing_is_replaced_that_was_not_learnt_from_images(tmp_path: Path) -> None:
+    images = tmp_path / "0.tif"
+    tifffile.imwrite(images, noisy(0))
+    mine = tmp_path / "learned" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(AbbeError, match="learned: not what Abbe has learnt"):
+            restore_files([images], Outputs(tmp_path, overwrite=overwrite), learning=SHORT)
+    assert mine.read_text() == "mine"
+
+
+def test_what_was_learnt_stays_until_all_that_replaces_it_is_found_good(tmp_path: Path) -> None:
+    images = tmp_path / "0.tif"
+    tifffile.imwrite(images, noisy(0))
+    out = Outputs(tmp_path / "out", overwrite=True)
+    restore_files([images], out, learning=SHORT)
+    before = (tmp_path / "out" / "learned" / "model.safetensors").read_bytes()
+    with pytest.raises(AbbeError, match="choose --tile 64 or more"):
+        restore_files([images], out, settings=RestoreSettings(tile=1), learning=SHORT)
+    assert (tmp_path / "out" / "learned" / "model.safetensors").read_bytes() == before
+
+
+def test_results_among_the_images_are_none_of_them(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "0.tif", noisy(0))
+    first = restore_files([tmp_path], Outputs(tmp_path / "out"), learning=SHORT)
+    assert (tmp_path / "out" / "learned" / "curves.png").exists()
+    (tmp_path / "out" / "images.csv").unlink()  # as of a run that was killed
+    again = restore_files([tmp_path], Outputs(tmp_path / "out"), learning=SHORT)
+    assert len(first.images) == again.skipped == 1
+
+
 def test_masked_and_saturated_images_are_looked_at_where_noise_shows() -> None:
     rows = noisy(0, 512, (1, 3))
     rows[:, :200] = 0

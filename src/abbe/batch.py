@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from abbe.data.image import Image
-from abbe.data.inputs import Input, full_name, state_of
+from abbe.data.inputs import LEDGER, Input, full_name, state_of, without_suffix
 from abbe.data.rois import write_geojson, write_imagej_rois
 from abbe.data.select import Series
 from abbe.data.write import write_labels, write_png, write_table, write_text
@@ -39,9 +39,10 @@ from abbe.report.table import ObjectTable, join_files
 
 logger = logging.getLogger(__name__)
 
-LEDGER = ".abbe"
 UNFINISHED = "unfinished"
 """What is kept of images that are not done, until a run leaves none."""
+TABLES = ("images.csv", "report.html", "provenance.json")
+"""What every run writes into the folder itself."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,9 @@ class Batch:
     sections: Callable[[Path], list[Section]] | None = None
     notes: Sequence[str] = ()
 
+    endings: ClassVar[tuple[str, ...]] = ("_labels", "_overlay")
+    """What the names of the images end in that are written."""
+
     def run(
         self, inputs: Sequence[Input], find: Find, tell: Callable[[str], None], elsewhere: Elsewhere | None = None
     ) -> BatchResult:
@@ -171,6 +175,7 @@ class Batch:
             When the folder cannot be used, or holds results of other settings.
         """
         started = datetime.now(UTC)
+        self._spare_inputs(inputs)
         self._open()
         result = BatchResult(self.outputs.folder, pd.DataFrame())
         outcomes = elsewhere(self, inputs) if elsewhere else (self.do(item, find) for item in inputs)
@@ -221,6 +226,18 @@ class Batch:
         folder = self.outputs.folder / LEDGER / UNFINISHED / (key or "array")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def _spare_inputs(self, inputs: Sequence[Input]) -> None:
+        """Refuse to write over images that were given."""
+        folder = self.outputs.folder
+        written = {full_name(folder / f"{item.relative}{ending}"): item for item in inputs for ending in self.endings}
+        for item in inputs:
+            other = written.get(full_name(without_suffix(item.path))) if isinstance(item.path, Path) else None
+            if other is not None:
+                raise AbbeError(
+                    f"{item.path}: the result of {other.path} would be written over it; choose another folder with "
+                    "--out, or rename it"
+                )
 
     def _spare_others(self, item: Input) -> None:
         """Refuse to write over what an earlier run found in a file of the same name in another folder."""
@@ -273,6 +290,12 @@ class Batch:
         folder = self.outputs.folder
         if folder.exists() and not folder.is_dir():
             raise AbbeError(f"{folder}: a file; --out takes a folder")
+        strange = [name for name in TABLES if (folder / name).exists()] if not (folder / LEDGER).exists() else []
+        if strange and not self.outputs.overwrite:
+            raise AbbeError(
+                f"{folder}: holds {strange[0]}, but no notes of Abbe's about its results; choose another "
+                "folder with --out, or replace it with --overwrite"
+            )
         try:
             (folder / LEDGER).mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -61,6 +61,8 @@ class ClassBatch(Batch):
     classes: Sequence[str] = ()
     truth: Callable[[str], str] = field(default=lambda path: "")
 
+    endings = ()
+
     def told(self, row: dict[str, Any]) -> str:
         """Say the class of an image, or how many frames it has."""
         frames = row["frames"]

@@ -31,6 +31,8 @@ class Geometry:
     """See ``multiple``; other than zero for unpadded networks."""
     crops: bool = False
     """True where the output already lacks the halo on every side (unpadded convolutions)."""
+    exact: bool = True
+    """False where the context reaches farther than the halo, and tiles nearly equal the whole image."""
 
 
 class Watch(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abbe.batch import LEDGER, Batch
+from abbe.batch import Batch
 from abbe.classification import known_objects
 from abbe.data.classes import names_of, read_pairs
-from abbe.data.inputs import Input
+from abbe.data.inputs import LEDGER, Input
 from abbe.data.ome_zarr import is_url
 from abbe.data.select import Series, select
 from abbe.data.vectors import VectorFormat, append_rows, join_rows, write_vectors
@@ -69,6 +69,8 @@ class EmbedBatch(Batch):
     kind: VectorFormat = "npy"
     objects: bool = False
     truth: Path | None = None
+
+    endings = ()
 
     def told(self, row: dict[str, Any]) -> str:
         """Say how many vectors there are."""

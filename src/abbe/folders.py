@@ -26,7 +26,7 @@ from abbe.errors import AbbeError
 from abbe.model import Model, load_model
 from abbe.report.measure import measure_series
 from abbe.report.table import ObjectTable
-from abbe.restoration import Restored, denoises
+from abbe.restoration import Restored, denoises, spell_tiles
 from abbe.restoration_in_time import restorer_for
 from abbe.restore_batch import RestoreBatch
 from abbe.self_training import learn_to_restore
@@ -350,6 +350,8 @@ def restore_files(
             )
         loaded = load_model(model)
     restorer, device = restorer_for(loaded), loaded.predictor(chosen).device
+    if tiles := spell_tiles(loaded, chosen):
+        tell(tiles)
     title = f"{_images(len(found)).capitalize()} restored"
     batch = RestoreBatch(
         outputs,
@@ -358,6 +360,7 @@ def restore_files(
         command,
         loaded.record(),
         device,
+        notes=[tiles] if tiles else [],
         learned=learned,
         denoises=denoises(loaded),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from abbe.data.select import Series
 from abbe.errors import AbbeError
 from abbe.ops.boxes import Box
-from abbe.ops.noise import Noise, Verdict, estimate_noise
+from abbe.ops.noise import Noise, Verdict, estimate_noise, strongest
 from abbe.report.neighbours import spread
 
 FRAMES = 12
@@ -30,7 +30,9 @@ class NoiseLook:
     @property
     def noise(self) -> Noise:
         """That of the channel whose neighbours share most."""
-        return max(self.noises, key=lambda noise: max(map(abs, (noise.horizontal[0], noise.vertical[0]))))
+        return max(
+            self.noises, key=lambda noise: max(abs(strongest(side)) for side in (noise.horizontal, noise.vertical))
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -52,7 +54,7 @@ def spell_noise(noise: Noise) -> str:
     photons = "the same at all brightnesses"
     if noise.gain > 0:
         photons = f"{noise.gain:.3g} grey values per photon, read noise of {noise.read_noise(noise.dark):.3g} or less"
-    x, y = noise.horizontal[0], noise.vertical[0]
+    x, y = strongest(noise.horizontal), strongest(noise.vertical)
     shares = {
         "independent": "independent from pixel to pixel",
         "horizontal": f"shared by neighbours in a row (correlation {x:.2f})",

@@ -68,8 +68,8 @@ class Restorer:
     def __init__(self, model: Model):
         if model.method.joins != "stitch":
             raise AbbeError(
-                f"model {model.name!r} restores no images; leave it out to learn from the images themselves, or use "
-                "one that a recipe such as dncnn_s has trained"
+                f"model {model.name!r} restores no images; leave it out to learn from the images themselves, or take "
+                "the bundled denoise or deblur, or one that a recipe such as dncnn_s has trained"
             )
         self.model = model
 
@@ -166,6 +166,21 @@ class Restorer:
             before = image.box(box)
             values[~np.isfinite(before)] = before[~np.isfinite(before)]
         return values
+
+
+def spell_tiles(model: Model, settings: RestoreSettings) -> str:
+    """Warn of tiles that are little more than their halos, where these do not hold all that a pixel depends on."""
+    geometry = model.method.geometry
+    if not settings.tile or geometry.exact or geometry.halo is None:
+        return ""
+    halo = max(geometry.halo)
+    inner = settings.tile - 2 * halo
+    if not 0 < inner < halo:
+        return ""
+    return (
+        f"warning: tiles of {settings.tile} pixels are {inner} beside the {halo} of context on each side; model "
+        f"{model.name!r} looks farther, and they differ a little where they meet; --tile {3 * halo} or more is better"
+    )
 
 
 def is_even(image: Image) -> bool:

@@ -40,6 +40,8 @@ DECIBELS = (-15.0, 15.0)
 """Power over the mean that is black and white in the picture of its spectrum."""
 SATURATED = 0.01
 """Share of the pixels at the largest value from which it is warned."""
+FEW = 16
+"""Number of them up to which it is not."""
 MOVED = 0.5
 """Deviations of an image by which its mean has changed, from which it is warned."""
 TOO_MUCH = 2.0
@@ -73,6 +75,8 @@ class RestoreBatch(Batch):
     learned: Learned | None = None
     denoises: bool = True
 
+    endings = ("_restored",)
+
     def told(self, row: dict[str, Any]) -> str:
         """Say what the noise was and is."""
         if math.isnan(row["noise_before"] + row["noise_after"]):
@@ -89,18 +93,20 @@ class RestoreBatch(Batch):
         base = self.outputs.folder / item.relative
         image = found.series.image
         self._write_image(base, found)
-        before, after = planes(found)
-        noise, left = noise_of(before), noise_of(after)
-        write_png(base.with_name(f"{base.name}_restored.png"), picture(before, after, noise))
-        residual = look_at_residual(before, after, noise) if noise else Residual(float("nan"), *(float("nan"),) * 2)
-        warnings = [*image.warnings, *warnings_of(before, after, noise, left, residual, self.denoises)]
+        looks = [look_at(*planes(found, channel), self.settings.get("clip")) for channel in range(image.n_channels)]
+        first = looks[0]
+        write_png(base.with_name(f"{base.name}_restored.png"), picture(first.before, first.after, first.noise))
+        warnings = list(image.warnings)
+        for channel, look in enumerate(looks):
+            where = f"channel {image.channels[channel] if image.channels else channel}: " if len(looks) > 1 else ""
+            warnings += [where + said for said in warnings_of(look, self.denoises, self.learned is not None)]
         return {
             "image": item.relative.as_posix(),
             "frames": len(found.series),
-            "noise_before": strength(noise) if noise else float("nan"),
-            "noise_after": strength(left) if left else float("nan"),
-            "removed": residual.relative,
-            "structure": residual.excess,
+            "noise_before": strength(first.noise) if first.noise else math.nan,
+            "noise_after": strength(first.left) if first.left else math.nan,
+            "removed": first.residual.relative,
+            "structure": first.residual.excess,
             "seconds": found.seconds,
             "warnings": "; ".join(warnings),
         }
@@ -178,19 +184,46 @@ def _caption(batch: RestoreBatch, row: dict[str, Any]) -> str:
     return f"{batch.told(row)}{'; ' + row['warnings'] if row['warnings'] else ''}"
 
 
-def planes(found: Restored) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Look:
+    """What is seen of a channel in the middle of one plane."""
+
+    before: np.ndarray
+    """(Y, X), in grey values."""
+    after: np.ndarray
+    """Likewise."""
+    noise: Noise | None
+    """Before; None where the plane is too small for that."""
+    left: Noise | None
+    """After."""
+    residual: Residual
+    """What was taken away."""
+    moved: float
+    """Change of the mean, over the deviation before."""
+
+
+def look_at(before: np.ndarray, after: np.ndarray, clip: tuple[float, float] | None = None) -> Look:
+    """Measure the noise of a plane (Y, X) before and after, and what was taken away, but for what was to be cut off."""
+    noise, left = noise_of(before), noise_of(after)
+    whole = after if clip is None else np.where((after > clip[0]) & (after < clip[1]), after, np.nan)
+    residual = look_at_residual(before, whole, noise) if noise else Residual(*(math.nan,) * 4)
+    return Look(before, after, noise, left, residual, shift(before, whole))
+
+
+def planes(found: Restored, channel: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Take the middle of one plane before and after, (Y, X) in grey values, however large the image is."""
-    number = len(found.series) // 2
-    frame = found.series[number]
+    series = found.series
+    index = [channel if axis == "C" else extent // 2 for axis, extent in zip(series.axes, series.shape, strict=True)]
+    frame = series[int(np.ravel_multi_index(index, series.shape)) if index else 0]
+    inside = 0 if "C" in series.axes else channel
     box = middle(frame.extents)
     if len(box) == 3:
         box = ((frame.extents[0] // 2, frame.extents[0] // 2 + 1), *box[1:])
-    places = dict(zip(frame.axes[-len(box) :], box, strict=True)) | {
-        axis: (place, place + 1) for axis, place in zip(found.series.axes, found.series.index(number), strict=True)
-    }
+    places = dict(zip(frame.axes[-len(box) :], box, strict=True)) | {"C": (inside, inside + 1)}
+    places |= {axis: (place, place + 1) for axis, place in zip(series.axes, index, strict=True)}
     after = found.pixels[tuple(slice(*places.get(axis, (0, 1))) for axis in found.axes)]
     sides = [stop - start for start, stop in box[-2:]]
-    return frame.box(box)[0].reshape(sides).astype(np.float32), after.reshape(sides).astype(np.float32)
+    return frame.box(box)[inside].reshape(sides).astype(np.float32), after.reshape(sides).astype(np.float32)
 
 
 def noise_of(plane: np.ndarray) -> Noise | None:
@@ -201,29 +234,28 @@ def noise_of(plane: np.ndarray) -> Noise | None:
         return None
 
 
-def warnings_of(
-    before: np.ndarray, after: np.ndarray, noise: Noise | None, left: Noise | None, residual: Residual, denoises: bool
-) -> list[str]:
-    """Say what is odd about an image, or about what was taken away from it; ``left`` is the noise afterwards."""
-    finite = before[np.isfinite(before)]
+def warnings_of(look: Look, denoises: bool, learnt: bool = False) -> list[str]:
+    """Say what is odd about an image, or about what was taken away from it by a model, perhaps one just learnt."""
+    noise, left, residual = look.noise, look.left, look.residual
+    unfit = "the model does not fit this image" + ", or has learnt too briefly" * learnt
+    finite = look.before[np.isfinite(look.before)]
     if finite.size == 0:
         return ["no pixel with a value"]
     found = ["no noise found"] if noise is not None and noise.verdict == "none" else []
-    if denoises and (moved := shift(before, after)) > MOVED:
-        found.append(f"the mean has changed by {moved:.1f} deviations of the image: the model does not fit it")
+    if denoises and look.moved > MOVED:
+        found.append(f"the mean has changed by {look.moved:.1f} deviations of the image: {unfit}")
     if found:
         return found
-    saturated = np.mean(finite == finite.max())
-    if finite.min() < finite.max() and saturated > SATURATED:
-        found.append(f"{saturated:.0%} of the pixels are saturated, whose noise is lost")
+    saturated = np.count_nonzero(finite == finite.max())
+    if finite.min() < finite.max() and saturated > max(SATURATED * finite.size, FEW):
+        found.append(f"{saturated / finite.size:.0%} of the pixels are saturated, whose noise is lost")
     if noise is not None and left is not None and (grown := strength(left) / strength(noise)) > GROWN:
-        found.append(f"the noise has grown to {grown:,.1f} times what it was: the model does not fit this image")
+        found.append(f"the noise has grown to {grown:,.1f} times what it was: {unfit}")
     elif denoises and residual.relative > TOO_MUCH:
-        found.append(
-            f"what was taken away is {residual.relative:,.1f} times the noise: the model does not fit this image"
-        )
+        found.append(f"what was taken away is {residual.relative:,.1f} times the noise: {unfit}")
     elif denoises and residual.shows_structure:
-        found.append(f"what was taken away shows structure ({residual.excess:.1f} times noise): detail may be lost")
+        times = np.nanmax([residual.excess, residual.peak])
+        found.append(f"what was taken away shows structure ({times:.1f} times noise): detail may be lost")
     return found
 
 

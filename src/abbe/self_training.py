@@ -112,7 +112,8 @@ def learn_to_restore(
     notes = remarks + notes
     for note in notes:
         tell(note)
-    begun = _open_folder(run, _key(images, settings, learning), learning.minutes, overwrite)
+    key = _key(images, settings, learning)
+    begun = _look_into(run, key, learning.minutes, overwrite)
     if begun == "done":
         tell(f"{run}: learnt by an earlier run")
     else:
@@ -120,6 +121,8 @@ def learn_to_restore(
         if settings.tile and (halo := lesson.method.geometry.halo) is not None:
             sides = (settings.tile,) * len(halo)
             plan(opened[0][0].extents[-len(halo) :], lesson.method.geometry, sides)  # refuses what leaves no room
+        if not begun:
+            _make_folder(run, key)
         tell(lesson.plan)
         teach(lesson, recipe, run, resume=begun == "begun", progress=progress, going_on=GOING_ON)
     if not sharpens and (course := spell_course(run)):
@@ -187,17 +190,20 @@ def as_grey(images: list[Series]) -> tuple[list[Series], list[str]]:
     return first, ["red, green and blue are equal: the images are learnt from as grey ones"]
 
 
-def _open_folder(run: Path, key: str, minutes: float, overwrite: bool) -> str:
-    """See what lies in the folder of a run: "" for nothing, "begun", or "done"."""
-    if overwrite:
-        shutil.rmtree(run, ignore_errors=True)
-    known = json.loads((run / KEY).read_text(encoding="utf-8")) if (run / KEY).is_file() else None
-    if known is not None and known != key:
+def _look_into(run: Path, key: str, minutes: float, overwrite: bool) -> str:
+    """See what lies in the folder of a run: "" for nothing or what is to be replaced, "begun", or "done"."""
+    known = _known_key(run)
+    if known is None and run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise AbbeError(
+            f"{run}: not what Abbe has learnt from images, but its model would go there; choose another --out"
+        )
+    if overwrite or known is None:
+        return ""
+    if known != key:
         raise AbbeError(
             f"{run}: was learnt from other images or with other options; take it as it is with --model {run} and "
             "another --out, or learn anew with --overwrite"
         )
-    write_text(run / KEY, json.dumps(key))
     if (run / "model.safetensors").exists():
         learnt = load_recipe(run / "recipe.toml").train.minutes
         if learnt != minutes:
@@ -207,6 +213,20 @@ def _open_folder(run: Path, key: str, minutes: float, overwrite: bool) -> str:
             )
         return "done"
     return "begun" if (run / "recipe.toml").exists() else ""
+
+
+def _known_key(run: Path) -> str | None:
+    """Read what the model of a folder was learnt from; None where the folder is none of ours."""
+    try:
+        return str(json.loads((run / KEY).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def _make_folder(run: Path, key: str) -> None:
+    """Begin a folder anew, with what is to be learnt in it."""
+    shutil.rmtree(run, ignore_errors=True)
+    write_text(run / KEY, json.dumps(key))
 
 
 def _key(images: Sequence[Any], settings: RestoreSettings, learning: LearnSettings) -> str:

@@ -94,6 +94,35 @@ def test_infinite_pixels_are_unknown_too():
     assert found.deviation(found.level) == pytest.approx(10, rel=0.05)
 
 
+@pytest.mark.parametrize("share", [0.001, 0.005, 0.01])
+def test_scattered_unknown_pixels_are_left_out(share):
+    clean = 2000 + 300 * np.sin(np.arange(256) / 40)
+    image = clean + 30 * white(0, 256)
+    image[np.random.default_rng(1).random(image.shape) < share] = np.nan
+    found = estimate_noise(image)
+    assert found.verdict == "independent"
+    assert found.deviation(2000) == pytest.approx(30, rel=0.1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_noise_that_every_other_neighbour_shares_is_told(turned):
+    noise = white(0, 260)[:256]
+    image = 2000 + 70 * (noise[:, :-4] + noise[:, 2:-2])
+    found = estimate_noise(image.T if turned else image)
+    assert found.verdict == ("vertical" if turned else "horizontal")
+    assert found.reach == 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("smooth", [2, 3, 4, 6, 10])
+@pytest.mark.parametrize("extent", [128, 512])
+def test_a_smooth_image_has_no_noise_though_it_was_rounded(dtype, smooth, extent):
+    image = ndimage.gaussian_filter(white(0, extent), smooth, mode="wrap")
+    image = (image - image.min()) / np.ptp(image)
+    image = image * 150 + 50 if dtype == np.uint8 else image * 3000 + 100
+    assert estimate_noise(image.round().astype(dtype) if dtype != np.float32 else image).verdict == "none"
+
+
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_has_no_noise(value):
     with warnings.catch_warnings():

@@ -26,9 +26,13 @@ from abbe.data.image import SUFFIXES
 from abbe.data.ome_zarr import MARKS, is_url, is_zarr, local_path
 from abbe.errors import AbbeError
 
+LEDGER = ".abbe"
+"""Folder of results that tells of each image whether it is done; hidden."""
 RESULT_MARKS = ("images.csv", "provenance.json")
-"""A folder that holds both is one of results."""
-RESULT_ENDINGS = ("_labels", "_overlay", "_restored")
+"""A folder that holds both, or a ledger, is one of results."""
+CURVES = "curves.png"
+"""Picture that a training draws beside its recipe."""
+RESULT_ENDINGS = ("_labels", "_overlay", "_restored", "contact_sheet", "neighbours")
 """How the stems of the images end that Abbe itself writes into a folder of results."""
 
 _LOOKED_FOR = " ".join((*SUFFIXES, ".zarr"))
@@ -134,14 +138,17 @@ def _wanted(paths: Iterator[Path] | list[Path]) -> Iterator[Path]:
     for path in paths:
         image = (path.suffix.lower() in SUFFIXES and path.is_file()) or is_zarr(path)
         if image and not path.name.startswith("."):
-            ours = _without_suffix(path).name.endswith(RESULT_ENDINGS) and _in_results(path.absolute().parent)
-            if not ours:
+            result = without_suffix(path).name.endswith(RESULT_ENDINGS) and _in_results(path.absolute().parent)
+            if not result and not (path.name == CURVES and path.with_name("recipe.toml").exists()):
                 yield path
 
 
 def _in_results(folder: Path) -> bool:
     """Tell whether a folder, or one above it, is one of results."""
-    return any(all((above / mark).exists() for mark in RESULT_MARKS) for above in (folder, *folder.parents))
+    return any(
+        (above / LEDGER / "settings.json").exists() or all((above / mark).exists() for mark in RESULT_MARKS)
+        for above in (folder, *folder.parents)
+    )
 
 
 def _common(folders: list[str]) -> str | None:
@@ -155,19 +162,20 @@ def _common(folders: list[str]) -> str | None:
 def _place(path: str, start: str | None) -> Path:
     """Where the results of one file go, before those of equal names are told apart."""
     if start is not None:
-        return _without_suffix(Path(os.path.relpath(path, start)))
+        return without_suffix(Path(os.path.relpath(path, start)))
     drive, rest = os.path.splitdrive(path)  # the drive's letter becomes a folder
-    return _without_suffix(Path(drive.strip("\\").rstrip(":").replace("\\", "_"), rest.lstrip("\\/")))
+    return without_suffix(Path(drive.strip("\\").rstrip(":").replace("\\", "_"), rest.lstrip("\\/")))
 
 
 def _remote_place(address: str) -> Path:
     """Where the results of an address go: the last part of its path, or all parts from that of a .zarr."""
     parts = [part for part in urlsplit(address).path.split("/") if part] or [urlsplit(address).netloc]
     first = next((i for i, part in enumerate(parts) if part.lower().endswith(".zarr")), len(parts) - 1)
-    return _without_suffix(Path(*parts[first:]))
+    return without_suffix(Path(*parts[first:]))
 
 
-def _without_suffix(path: Path) -> Path:
+def without_suffix(path: Path) -> Path:
+    """Take the suffix away; ``.ome.tif`` is one."""
     return path.with_name(path.name[: len(path.name) - len(_suffix(path))])
 
 

@@ -77,7 +77,7 @@ def point_spread(
     microscope
         "confocal": a closed pinhole, excitation at the wavelength of emission, which squares the pattern.
     reach
-        Pixels to each side of the middle; by default as far as the third dark ring, and along Z as far.
+        Pixels to each side of the middle; by default as far as the third dark ring, and along Z the first dark point.
 
     Returns
     -------

@@ -2,9 +2,10 @@
 
 Noise averages out. The means of blocks of B x B pixels of white noise have 1 / B² of its variance, those of noise that
 neighbours share more, by as much as its correlations say; whatever is more than that is structure, and was in the
-image. The residual is divided by the deviation of the noise at the brightness of each pixel first, so that photon noise
-counts alike in bright and in dark places. Where pixels are saturated or masked there is no noise to take away: as for
-the noise itself, these places are left out.
+image. Fine detail has no such means, but some frequencies have more power than others then, where those of independent
+noise are alike. The residual is divided by the deviation of the noise at the brightness of each pixel first, so that
+photon noise counts alike in bright and in dark places. Where pixels are saturated or masked there is no noise to take
+away: as for the noise itself, these places are left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from abbe.ops.noise import LAGS, LEAST, Noise, share_cut_off
 
@@ -21,7 +23,11 @@ BLOCK = 8
 FEWEST = 64
 """Blocks from which their variance is known well enough, to some 20 %."""
 STRUCTURED = 2.0
-"""Excess from which a residual shows more than noise."""
+"""Excess, or power of a frequency over the mean of all, from which a residual shows more than noise."""
+WINDOW = 32
+"""Extent of the windows whose spectra are averaged, in pixels."""
+WINDOWS = 32
+"""Fewest of them, from which chance brings the power of no frequency near ``STRUCTURED``."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,13 @@ class Residual:
     """Root of its mean square over that of the noise: below 1 noise is left, above 1 more than noise is gone."""
     excess: float
     """Power of its block means over what noise would have: 1 is noise, more is structure; NaN of small planes."""
+    peak: float
+    """Power of its strongest frequency over the mean of all; NaN of small planes and of noise that neighbours share."""
 
     @property
     def shows_structure(self) -> bool:
         """Tell whether more than noise is in it."""
-        return self.excess > STRUCTURED
+        return self.excess > STRUCTURED or self.peak > STRUCTURED
 
 
 def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Residual:
@@ -55,8 +63,10 @@ def look_at_residual(before: np.ndarray, after: np.ndarray, noise: Noise) -> Res
     even = np.where(shows_noise(before), evened(taken, after, noise), np.nan)
     known = np.isfinite(even)
     if not known.any():
-        return Residual(0.0, math.nan, math.nan)
-    return Residual(float(taken[known].std()), float(np.sqrt(np.square(even[known]).mean())), excess_of(even, noise))
+        return Residual(0.0, math.nan, math.nan, math.nan)
+    power = float(np.square(even[known]).mean())
+    peak = peak_of(even) if noise.verdict == "independent" else math.nan
+    return Residual(float(taken[known].std()), math.sqrt(power), excess_of(even, noise), peak)
 
 
 def taken_away(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -91,6 +101,19 @@ def excess_of(even: np.ndarray, noise: Noise) -> float:
     return float(np.square(means).mean()) / (
         power * passed_by_means(noise.vertical) * passed_by_means(noise.horizontal)
     )
+
+
+def peak_of(even: np.ndarray) -> float:
+    """Divide the power of the strongest frequency, averaged with its neighbours, by the mean of all."""
+    rows, columns = (extent // WINDOW for extent in even.shape)
+    tiled = even[: rows * WINDOW, : columns * WINDOW].reshape(rows, WINDOW, columns, WINDOW)
+    parts = tiled.swapaxes(1, 2).reshape(-1, WINDOW, WINDOW)
+    parts = parts[np.isfinite(parts).all(axis=(1, 2))]
+    if len(parts) < WINDOWS or not parts.any():
+        return math.nan
+    hann = np.hanning(WINDOW + 2)[1:-1]
+    power = np.square(np.abs(np.fft.fft2(parts * np.outer(hann, hann)))).mean(axis=0)
+    return float(ndimage.uniform_filter(power, 3, mode="wrap").max() / power.mean())
 
 
 def passed_by_means(correlation: tuple[float, ...]) -> float:

@@ -291,7 +291,7 @@ class TrainingLoop(lightning.Callback):
                 if self.validate:
                     metrics |= {name: float(value) for name, value in self.validate(self.method).items()}
         finally:
-            self.method.train()
+            module.train()
         return metrics
 
     def _validation_losses(self, trainer: lightning.Trainer, module: TrainedMethod) -> dict[str, float]:

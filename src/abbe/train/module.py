@@ -45,6 +45,18 @@ class TrainedMethod(lightning.LightningModule):
         self.processes = processes or Processes(TrainConfig())
         self.named_optimizers: dict[str, torch.optim.Optimizer] = {}
 
+    def train(self, mode: bool = True) -> TrainedMethod:
+        """Switch to training, but for batch norms that are frozen."""
+        super().train(mode)
+        for part in self.modules() if self.config.frozen_norms else ():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
+        return self
+
+    def on_train_start(self) -> None:
+        """Lightning leaves the modes as they are."""
+        self.train()
+
     def configure_model(self) -> None:
         """Split the weights where the strategy has laid out processes for it; Lightning calls this first."""
         if self.device_mesh is None:

@@ -72,6 +72,10 @@ class TrainConfig:
     """Decoupled weight decay (adamw) or L2 penalty (adam, sgd)."""
     momentum: float = 0.9
     """Momentum of sgd; first beta of adam and adamw."""
+    second_beta: float = 0.999
+    """Second beta of adam and adamw."""
+    frozen_norms: bool = False
+    """Batch norms keep the means and deviations they have, as when a training with other or smaller batches ends."""
     layer_decay: float = 1.0
     """Factor of the learning rate from each block of the network to the one before it, head to input; 1: one rate."""
     warmup_steps: int = 0
@@ -111,6 +115,8 @@ class TrainConfig:
                 raise AbbeError(f"train.{name}: expected at least {least}, found {value}")
         if not 0 <= self.ema_decay < 1:
             raise AbbeError(f"train.ema_decay: expected 0 (off) or a decay below 1, found {self.ema_decay}")
+        if not 0 <= self.second_beta < 1:
+            raise AbbeError(f"train.second_beta: expected 0 or above and below 1, found {self.second_beta}")
         if not 0 < self.layer_decay <= 1:
             raise AbbeError(f"train.layer_decay: expected above 0 and at most 1 (off), found {self.layer_decay}")
         if self.minutes and self.processes > 1:  # each would follow a clock of its own

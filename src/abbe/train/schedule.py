@@ -102,7 +102,7 @@ def _build(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Opt
         optimizer = torch.optim.SGD(groups, rate, momentum, weight_decay=decay)
     else:
         adaptive = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-        optimizer = adaptive(groups, rate, (momentum, 0.999), weight_decay=decay)
+        optimizer = adaptive(groups, rate, (momentum, config.second_beta), weight_decay=decay)
     for group in optimizer.param_groups:
         group["highest_lr"] = group["lr"]
     return optimizer

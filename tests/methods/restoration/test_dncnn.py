@@ -63,6 +63,17 @@ def test_equals_kair_with_gradient(name: str) -> None:
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("depth", [17, 20])
+def test_equals_spandrel_that_loads_the_same_file(depth: int) -> None:
+    spandrel = pytest.importorskip("spandrel")
+    network = trained(replace(VARIANTS["dncnn_s"], depth=depth, batch_norm=False))
+    theirs = spandrel.ModelLoader().load_from_state_dict(LAYOUTS[0].to_theirs(network.state_dict(), {}))
+    assert theirs.architecture.id == "DnCNN"
+    x = torch.rand(1, 1, 40, 29)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), theirs.model.eval()(x), rtol=1e-4, atol=1e-5)
+
+
 def test_equals_deep_inverse() -> None:
     network = trained(replace(VARIANTS["dncnn_b"], batch_norm=False, width=8))
     theirs = LAYOUTS[1].to_theirs(network.state_dict(), {})

@@ -23,11 +23,12 @@ more the network needs the whole (halo None). :meth:`NAFNet.localise` replaces t
 the crops of the training (Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV
 2022, arXiv:2112.04491), which gives better images too: the paper's figures for GoPro and REDS are with it. Then a pixel
 depends on a finite part of the image, though on thousands of pixels (:meth:`NAFNet.context`). Its influence falls off
-so fast that two thirds of a window do as a halo: 99.9 per cent of the pixels differ from the whole image's by less than
-0.5 of 255 grey levels (``benchmarks/restoration.py seams``), where half a window left 0.52 with random weights.
+so fast that two thirds of a window do as a halo: in tiles that hold more than their halos 99.9 per cent of the pixels
+differ from the whole image's by less than 0.5 of 255 grey levels (``benchmarks/restoration.py seams``), where half a
+window left 0.52 with random weights.
 
-Against the paper: nothing. Images whose extents are not multiples of 2^levels get zeros below and on the right, as in
-the authors' code.
+Against the paper: nothing in the network; what differs in the training is said by the recipes. Images whose extents are
+not multiples of 2^levels get zeros below and on the right, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class NAFNet(nn.Module):
     @property
     def geometry(self) -> Geometry:
         """Halo and multiple of tiles."""
-        return Geometry(self.halo, (self.multiple,) * 2, (0, 0))
+        return Geometry(self.halo, (self.multiple,) * 2, (0, 0), exact=self.local is None)
 
     @property
     def halo(self) -> tuple[int, int] | None:

@@ -119,8 +119,16 @@ class RestoreBatch(Batch):
             write_image_zarr(zarr, dataclasses.replace(image, data=found.pixels, axes=found.axes, name=zarr.name))
             tiff.unlink(missing_ok=True)
         else:
-            sizes, step = image.pixel_size, image.time_step
-            write_image(tiff, found.pixels, found.axes, sizes, image.channels, rgb=image.rgb, time_step=step)
+            write_image(
+                tiff,
+                found.pixels,
+                found.axes,
+                image.pixel_size,
+                image.channels,
+                rgb=image.rgb,
+                time_step=image.time_step,
+                facts=image.facts,
+            )
             shutil.rmtree(zarr, ignore_errors=True)
 
     def publish(

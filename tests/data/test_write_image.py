@@ -22,3 +22,23 @@ def test_what_is_known_of_an_image_comes_back(tmp_path: Path, axes: str, step: f
     np.testing.assert_array_equal(found.data[:], pixels)
     assert (found.axes, found.pixel_size, found.channels) == (axes, sizes, names)
     assert found.time_step == (step if "T" in axes else None)
+
+
+@pytest.mark.parametrize("channel", [None, 1])
+def test_other_facts_of_an_ome_tiff_come_back(tmp_path: Path, channel: int | None) -> None:
+    stated = [{"Color": "-16776961", "EmissionWavelength": "525.0", "EmissionWavelengthUnit": "nm"}, {"Fluor": "DAPI"}]
+    facts = {"Name": "field 7 <&>", "Description": "fixed, \u00b5", "AcquisitionDate": "2020-01-02T03:04:05"}
+    pixels = np.zeros((2, 20, 24), np.uint16)
+    write_image(tmp_path / "a.tif", pixels, "CYX", {}, ("dna", "actin"), facts=facts | {"Channel": stated})
+    found = read(tmp_path / "a.tif")
+    assert found.facts == facts | {"Channel": stated}
+    found = found if channel is None else found.select(channel=channel)
+    write_image(tmp_path / "b.tif", found.data[:], found.axes, {}, found.channels, facts=found.facts)
+    again = read(tmp_path / "b.tif")
+    assert again.facts == facts | {"Channel": stated if channel is None else stated[1:]}
+    assert again.channels == ("dna", "actin") if channel is None else ("actin",)
+
+
+def test_facts_that_fit_no_channels_are_left_out(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.tif", np.zeros((3, 20, 24), np.uint8), "CYX", {}, facts={"Channel": [{"Color": "1"}]})
+    assert "Channel" not in read(tmp_path / "a.tif").facts

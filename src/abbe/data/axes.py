@@ -22,6 +22,13 @@ from abbe.errors import AbbeError
 LETTERS = "TCZYX"
 UNKNOWN = "Q"
 
+CHANNEL_FACTS = (
+    *("AcquisitionMode", "Color", "ContrastMethod", "EmissionWavelength", "EmissionWavelengthUnit"),
+    *("ExcitationWavelength", "ExcitationWavelengthUnit", "Fluor", "IlluminationType", "NDFilter", "PinholeSize"),
+    *("PinholeSizeUnit", "PockelCellSetting"),
+)
+"""What OME-XML may say of a channel beside its name."""
+
 Bounds = Sequence[tuple[int, int]]
 """First index and the one after the last, per axis."""
 
@@ -289,6 +296,26 @@ def ome_time_step(xml: str) -> float | None:
     """Read the seconds between the time points of the first image from OME-XML; None where not stated."""
     pixels = _ome_pixels(xml)
     return None if pixels is None else seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit"))
+
+
+def ome_facts(xml: str) -> dict[str, Any]:
+    """Read what else OME-XML states of the first image, by its names there: texts, and a mapping for each channel."""
+    try:
+        image = next(_named(ElementTree.fromstring(xml), "Image"))
+    except (ElementTree.ParseError, StopIteration):
+        return {}
+    texts = {"Name": image.get("Name"), **{tag: _text(image, tag) for tag in ("AcquisitionDate", "Description")}}
+    channels = [
+        {name: value for name, value in channel.attrib.items() if name in CHANNEL_FACTS}
+        for channel in _named(image, "Channel")
+    ]
+    facts: dict[str, Any] = {name: text for name, text in texts.items() if text}
+    return facts | ({"Channel": channels} if any(channels) else {})
+
+
+def _text(image: ElementTree.Element, tag: str) -> str:
+    """Read the text of an image's own element."""
+    return next(((child.text or "").strip() for child in image if re.fullmatch(rf"(\{{.*\}})?{tag}", child.tag)), "")
 
 
 def _ome_pixels(xml: str) -> ElementTree.Element | None:

@@ -49,6 +49,8 @@ class Image:
     """What the reader found odd, in plain words."""
     time_step: float | None = None
     """Seconds between time points; None when unknown."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else an OME-TIFF says: Name, AcquisitionDate, Description, and of each Channel its colour and light."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -182,6 +184,8 @@ class Image:
         fixed = replace(self, data=view, axes=self.axes[:at] + self.axes[at + 1 :])
         if axis == "C":
             fixed.channels, fixed.rgb = self.channels[index : index + 1], False
+            if len(stated := self.facts.get("Channel", ())) == self.n_channels:
+                fixed.facts = self.facts | {"Channel": stated[index : index + 1]}
         return fixed
 
     def _index(self, axis: str, asked: int | str) -> int:

@@ -78,6 +78,7 @@ def _first_series(path: Path, tiff: tifffile.TiffFile) -> Image:
     image.format = kind
     image.pixel_size, image.channels = _scale(tiff, page)
     image.time_step = _time_step(tiff)
+    image.facts = axes_of_image.ome_facts(tiff.ome_metadata or "") if tiff.is_ome else {}
     if page.photometric == _PHOTOMETRIC.PALETTE and kind == "TIFF" and page.colormap is not None:
         _expand(image, page.colormap)
     elif "S" in series.axes:

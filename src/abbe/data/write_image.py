@@ -24,6 +24,7 @@ def write_image(
     *,
     rgb: bool = False,
     time_step: float | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an image as an OME-TIFF, whole or not at all; files of more than 4 GiB are BigTIFF.
 
@@ -43,6 +44,8 @@ def write_image(
         The C axis is red, green and blue: it is written as the colours of one image.
     time_step
         Seconds between time points, where they are known.
+    facts
+        What else is known, as :class:`~abbe.data.image.Image` has it.
 
     Raises
     ------
@@ -50,7 +53,9 @@ def write_image(
         As :func:`abbe.data.write.atomic` and :func:`check_type`.
     """
     check_type(pixels.dtype, Path(path).name)
-    metadata: dict[str, Any] = {"axes": axes}
+    facts = dict(facts or {})
+    stated = facts.pop("Channel", [])
+    metadata: dict[str, Any] = {**facts, "axes": axes}
     for axis, size in pixel_size.items():
         metadata |= {_SIZES[axis]: size, f"{_SIZES[axis]}Unit": "µm"}
     if time_step is not None and "T" in axes:
@@ -59,8 +64,11 @@ def write_image(
     if rgb and "C" in axes and pixels.shape[axes.index("C")] == 3:
         pixels, axes = np.moveaxis(pixels, axes.index("C"), -1), axes.replace("C", "") + "S"
         photometric, metadata["axes"] = "rgb", axes
-    if photometric == "minisblack" and len(channels) == (pixels.shape[axes.index("C")] if "C" in axes else 1):
-        metadata["Channel"] = {"Name": list(channels)}
+    number = pixels.shape[axes.index("C")] if "C" in axes else 1
+    if photometric == "minisblack":
+        named = [{"Name": name} for name in channels] if len(channels) == number else [{}] * number
+        stated = stated if len(stated) == number else [{}] * number
+        metadata["Channel"] = [facts | name for facts, name in zip(stated, named, strict=True)]
     with atomic(path) as temporary:
         tifffile.imwrite(temporary, pixels, ome=True, metadata=metadata, photometric=photometric, compression="zlib")
     return Path(path)

@@ -123,6 +123,14 @@ def test_a_smooth_image_has_no_noise_though_it_was_rounded(dtype, smooth, extent
     assert estimate_noise(image.round().astype(dtype) if dtype != np.float32 else image).verdict == "none"
 
 
+def test_weak_noise_that_neighbours_share_is_not_taken_for_a_smooth_image():
+    noise = ndimage.gaussian_filter(white(0, 256), 0.8)
+    image = np.rint(100 + 2 * noise / noise.std()).astype(np.uint8)
+    found = estimate_noise(image)
+    assert found.verdict == "isotropic"
+    assert found.deviation(100) == pytest.approx(2, rel=0.25)
+
+
 @pytest.mark.parametrize("value", [0, 7, 65535])
 def test_a_constant_image_has_no_noise(value):
     with warnings.catch_warnings():

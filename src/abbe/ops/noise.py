@@ -16,7 +16,7 @@ correlation along their lines as the noise itself, with nothing to be corrected 
 left out. The line is corrected for what second differences do not see of noise that neighbours share.
 
 No noise. What is left of an image without noise is its own curvature, the same for neighbours all around, or what
-rounding to whole numbers did, whose known part in the noise is left out of the correlations.
+rounding to whole numbers did, whose part is known.
 
 Places that say nothing. Where pixels are saturated, clipped at black or masked, their noise is gone, and the smaller a
 variance is the more it weighs. Such places are left out, as long as enough others are there.
@@ -58,16 +58,18 @@ NOTHING_LEFT = 0.99
 """Share of such pixels from which there is no noise to be seen."""
 LAGS = 8
 """Neighbours at which correlations are measured, on each side."""
-NEAR = 2
-"""Neighbours on each side that tell whether the noise is independent."""
 DEPENDENT = 0.15
 """Correlation of two neighbours from which their noise is not independent."""
+IN_TURNS = 0.3
+"""The same of the next but one, where nearest neighbours are independent."""
 SMOOTH = 0.9
 """Correlation of neighbours all around from which an image is smooth, and what seemed noise is the image."""
+SLOWLY = 0.75
+"""Correlation with the second neighbour, over that with the first, from which it falls as of a smooth image."""
 STEP = 1 / 12
 """Variance that rounding to whole numbers adds."""
-MOSTLY = 0.75
-"""Share of what seems noise from which it is taken for rounding alone."""
+MOSTLY = 0.5
+"""Share of rounding in what seems noise from which that is rounding alone, unless lines share it."""
 ROUNDED = 0.5
 """Deviation of whole numbers, at the brightest place, below which rounding explains it."""
 NEGLIGIBLE = 1e-5
@@ -113,8 +115,8 @@ class Noise:
         if self.verdict in ("none", "independent"):
             return 0
         along = max(self.horizontal, self.vertical, key=lambda values: abs(strongest(values)))
-        last = max(lag for lag, value in enumerate(along[:NEAR]) if abs(value) >= DEPENDENT)
-        small = [lag for lag, value in enumerate(along) if lag > last and abs(value) < REACHES]
+        nearest = along.index(strongest(along))
+        small = [lag for lag, value in enumerate(along) if lag > nearest and abs(value) < REACHES]
         return small[0] if small else len(along)
 
     def deviation(self, level: float) -> float:
@@ -127,11 +129,12 @@ class Noise:
 
 
 def strongest(correlation: Sequence[float]) -> float:
-    """Give the correlation with the nearest neighbours on a line, or that with the next ones where it is stronger.
+    """Give the correlation with the nearest neighbours on a line, or that with the next ones where it alone is strong.
 
-    Every other line or pixel shares its noise where two amplifiers read in turns.
+    Every other pixel shares its noise where two amplifiers read in turns.
     """
-    return max(correlation[:NEAR], key=abs)
+    first, second, *_ = correlation
+    return second if abs(first) < DEPENDENT and abs(second) > IN_TURNS else first
 
 
 class Blocks(NamedTuple):
@@ -175,21 +178,32 @@ def estimate_noise(image: np.ndarray) -> Noise:
     gain, intercept = fit_line(blocks.mean[even], blocks.variance[even])
     flat = even & explained(blocks.mean, blocks.variance, gain, intercept)
     deviation = np.sqrt(np.where(flat, gain * blocks.mean + intercept, 1))
-    rounding = STEP if image.dtype.kind in "iub" else 0.0
     horizontal, vertical = (
-        correlations(residual(*part, along, rounding) for part in zip(planes, flat, deviation, strict=True))
+        correlations(residual(*part, along) for part in zip(planes, flat, deviation, strict=True))
         for along in ("horizontal", "vertical")
     )
     share = passed_by_differences(horizontal) * passed_by_differences(vertical)
     dark, level = np.quantile(blocks.mean[known], (DARK, 0.5)).tolist()
     found = Noise(gain / share, intercept / share, horizontal, vertical, level, dark)
-    step = ROUNDED if image.dtype.kind in "iub" else 0.0
-    least = max(step, NEGLIGIBLE * np.ptp(planes[np.isfinite(planes)]))
+    whole = image.dtype.kind in "iub"
+    least = max(ROUNDED if whole else 0.0, NEGLIGIBLE * np.ptp(planes[np.isfinite(planes)]))
     brightest = found.deviation(blocks.mean[known].max())
-    striped = found.verdict in ("horizontal", "vertical")  # differences hardly see that
-    if (brightest if striped else brightest * math.sqrt(share)) < least:
+    if brightest < least or (whole and is_rounded(found, brightest**2 * share)):
         return Noise(0.0, 0.0, (0.0,) * LAGS, (0.0,) * LAGS, level, dark)
     return found
+
+
+def is_rounded(noise: Noise, seen: float) -> bool:
+    """Tell whether what seems noise is a smooth image and its rounding to whole numbers.
+
+    ``seen`` is the variance that second differences see where the image is brightest. Rounding, which no neighbours
+    share, is a known part of it; the rest has the correlation of a smooth image.
+    """
+    share = STEP / max(seen, STEP)
+    if share >= MOSTLY:  # differences hardly see what lines share
+        return noise.verdict not in ("horizontal", "vertical")
+    sides = (noise.horizontal, noise.vertical)
+    return all(side[0] > SMOOTH * (1 - share) and side[1] > SLOWLY * side[0] for side in sides)
 
 
 def difference(image: np.ndarray, weights: Sequence[float], axis: int) -> np.ndarray:
@@ -332,15 +346,12 @@ class Residual(NamedTuple):
     """(lines, pixels), 0 where unknown."""
     known: np.ndarray
     """Likewise, bool."""
-    rounding: np.ndarray
-    """Likewise, the part of its power that rounding to whole numbers has."""
 
 
-def residual(plane: np.ndarray, flat: np.ndarray, deviation: np.ndarray, along: str, rounding: float) -> Residual:
+def residual(plane: np.ndarray, flat: np.ndarray, deviation: np.ndarray, along: str) -> Residual:
     """Take differences of a plane (Y, X) across its lines, over the noise's deviation, where its blocks are flat.
 
-    Lines lie "horizontal" or "vertical"; ``flat`` and ``deviation`` are those of the blocks, ``rounding`` is the
-    variance that it has added to each pixel.
+    Lines lie "horizontal" or "vertical"; ``flat`` and ``deviation`` are those of the blocks.
     """
     known, scale = (part.repeat(BLOCK, 0).repeat(BLOCK, 1) for part in (flat, deviation))
     lines = plane[1 : known.shape[0] + 1, 1 : known.shape[1] + 1]
@@ -348,25 +359,19 @@ def residual(plane: np.ndarray, flat: np.ndarray, deviation: np.ndarray, along: 
         known, scale, lines = known.T, scale.T, lines.T
     bent = difference(lines, FOURTH, 0)
     known, scale = known[2:-2] & np.isfinite(bent), scale[2:-2]  # of the five lines of a difference the middle one
-    added = rounding * float(np.square(FOURTH).sum()) / scale**2
-    return Residual(np.where(known, bent / scale, 0), known, np.where(known, added, 0))
+    return Residual(np.where(known, bent / scale, 0), known)
 
 
 def correlations(residuals: Iterable[Residual]) -> tuple[float, ...]:
-    """Correlate residuals with themselves, 1, 2, ... pixels further; 0 where no two of them are known.
-
-    Rounding, which no neighbours share, is left out; where it is nearly all, nothing is shared.
-    """
-    product, power, rounded = np.zeros(LAGS), np.zeros(LAGS), np.zeros(LAGS)
-    for value, known, rounding in residuals:
+    """Correlate residuals with themselves, 1, 2, ... pixels further; 0 where no two of them are known."""
+    product, power = np.zeros(LAGS), np.zeros(LAGS)
+    for value, known in residuals:
         for i in range(LAGS):
             here, there = value[:, : -i - 1], value[:, i + 1 :]
             both = known[:, : -i - 1] & known[:, i + 1 :]
             product[i] += (here * there).sum()
             power[i] += ((here**2 + there**2) * both).sum() / 2
-            rounded[i] += rounding[:, i + 1 :][both].sum()
-    told = rounded < MOSTLY * power
-    return tuple(np.where(told, product / np.where(told, power - rounded, 1), 0).tolist())
+    return tuple((product / np.where(power > 0, power, 1)).tolist())
 
 
 def passed_by_differences(correlation: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,9 @@ def test_a_folder_is_restored_from_itself(tmp_path: Path, monkeypatch: pytest.Mo
     assert any(line.startswith("blind-spot loss") for line in told)
     assert any(line.endswith("pieces of 3 frames of 3 images") for line in told)
     assert "spectrum" in page
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["seed"] == 0
+    assert record["seconds"] > table["seconds"].sum()  # the training is part of it
     again: list[str] = []
     second = restore_files([tmp_path / "*.tif"], Outputs(out), learning=LearnSettings(minutes=10), tell=again.append)
     assert second.skipped == 3

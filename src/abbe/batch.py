@@ -139,6 +139,10 @@ class Batch:
         Gives further parts of the report, from the folder when its tables are written.
     notes
         Sentences for the head of the report.
+    seed
+        Of all random choices, where there were any.
+    began
+        When the command began, where something came before the run.
     """
 
     outputs: Outputs
@@ -149,6 +153,8 @@ class Batch:
     device: str = "cpu"
     sections: Callable[[Path], list[Section]] | None = None
     notes: Sequence[str] = ()
+    seed: int | None = None
+    began: datetime | None = None
 
     endings: ClassVar[tuple[str, ...]] = ("_labels", "_overlay")
     """What the names of the images end in that are written."""
@@ -174,7 +180,7 @@ class Batch:
         AbbeError
             When the folder cannot be used, or holds results of other settings.
         """
-        started = datetime.now(UTC)
+        started = self.began or datetime.now(UTC)
         self._spare_inputs(inputs)
         self._open()
         result = BatchResult(self.outputs.folder, pd.DataFrame())
@@ -321,6 +327,7 @@ class Batch:
         record = provenance(
             self.command,
             model=self.model,
+            seed=self.seed,
             device=self.device,
             settings=self.settings,
             inputs=[str(item.path) for item in inputs],

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from abbe.batch import Batch, BatchResult, Found, Outcome, Outputs
@@ -332,6 +333,7 @@ def restore_files(
     AbbeError
         When the inputs lead to nothing, nothing can be learnt from them, or model or folder cannot be used.
     """
+    began = datetime.now(UTC)
     chosen, found = settings or RestoreSettings(), find_images(inputs)
     learned = None
     if model is None:
@@ -361,6 +363,8 @@ def restore_files(
         loaded.record(),
         device,
         notes=[tiles] if tiles else [],
+        seed=(learning or LearnSettings()).seed if learned else None,
+        began=began,
         learned=learned,
         denoises=denoises(loaded),
     )

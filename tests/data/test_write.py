@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -382,9 +383,9 @@ def test_an_interrupted_folder_leaves_the_old_one_and_no_rest(tmp_path, error):
 def test_big_images_are_big_tiff(tmp_path):
     with pytest.raises(KeyboardInterrupt), LabelWriter(tmp_path / "a.tif", (70_000, 20_000), "u2") as writer:
         writer.write_rows(np.zeros((512, 20_000), np.uint16))
-        (temporary,) = tmp_path.iterdir()
-        while temporary.stat().st_size < 4:
-            pass
+        while not (files := list(tmp_path.iterdir())) or files[0].stat().st_size < 4:  # another thread writes
+            time.sleep(0.01)
+        (temporary,) = files
         assert temporary.read_bytes()[:4] in (b"II+\0", b"MM\0+")
         raise KeyboardInterrupt
     assert contents(tmp_path) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import signal
@@ -119,6 +120,13 @@ def test_what_was_sent_is_sent_again_when_all_workers_die_at_once(cluster: Clust
             for process in cluster.client.run(os.getpid).values():
                 os.kill(process, signal.SIGKILL)
     assert results == [number**2 for number in range(60)]
+
+
+def test_workers_warn_of_no_task_that_was_cancelled(cluster: Cluster) -> None:
+    def level() -> int:
+        return logging.getLogger("distributed.worker.state_machine").getEffectiveLevel()
+
+    assert set(cluster.client.run(level).values()) == {logging.ERROR}
 
 
 def test_an_image_that_kills_its_workers_is_told_and_the_others_are_done(cluster: Cluster) -> None:

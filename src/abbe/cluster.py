@@ -33,6 +33,8 @@ POLL = 5.0
 """Seconds between looks at whether anybody still works."""
 IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 """A terminal sends Ctrl-C to all processes; the workers shall end when this one lets them go, and not with an error."""
+CANCELLED_UNTOLD = "import logging; logging.getLogger('distributed.worker.state_machine').setLevel(logging.ERROR)"
+"""A worker that is let go in the midst of a task warns of it."""
 GONE = (
     "the connection to the Dask scheduler is lost; see whether it still runs, then repeat the command: finished tiles "
     "and images are kept"
@@ -261,7 +263,7 @@ def _start(workers: int | None) -> Iterator[Any]:
             processes=True,
             env={"OMP_NUM_THREADS": str(threads)},
             dashboard_address=":0",
-            preload=[IGNORE_CTRL_C],
+            preload=[IGNORE_CTRL_C, CANCELLED_UNTOLD],
             scheduler_kwargs={"allowed_failures": 1},
         )
     except (OSError, RuntimeError, TimeoutError) as error:

@@ -53,9 +53,8 @@ def write_image(
         As :func:`abbe.data.write.atomic` and :func:`check_type`.
     """
     check_type(pixels.dtype, Path(path).name)
-    facts = dict(facts or {})
-    stated = facts.pop("Channel", [])
-    metadata: dict[str, Any] = {**facts, "axes": axes}
+    metadata: dict[str, Any] = {**(facts or {}), "axes": axes}
+    stated = metadata.pop("Channel", ())
     for axis, size in pixel_size.items():
         metadata |= {_SIZES[axis]: size, f"{_SIZES[axis]}Unit": "µm"}
     if time_step is not None and "T" in axes:
@@ -68,7 +67,7 @@ def write_image(
     if photometric == "minisblack":
         named = [{"Name": name} for name in channels] if len(channels) == number else [{}] * number
         stated = stated if len(stated) == number else [{}] * number
-        metadata["Channel"] = [facts | name for facts, name in zip(stated, named, strict=True)]
+        metadata["Channel"] = [one | name for one, name in zip(stated, named, strict=True)]
     with atomic(path) as temporary:
         tifffile.imwrite(temporary, pixels, ome=True, metadata=metadata, photometric=photometric, compression="zlib")
     return Path(path)
